@@ -15,7 +15,7 @@ const MAX_HEADERS: usize = 100;
 /// Maximum length of a body or of a chunk, so that sums of positions cannot overflow.
 const MAX_LENGTH: usize = usize::MAX / 4;
 
-/// What the load generator needs of a response's head.
+/// The fields of a response's head that the load generator needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ResponseHead {
     pub(crate) status: u16,

@@ -47,7 +47,7 @@ impl LoadKind {
         }
     }
 
-    /// What a successful reply looks like.
+    /// The form of a successful reply.
     pub(crate) fn expected_reply(self) -> ExpectedReply {
         match self {
             Self::Ws | Self::Churn => ExpectedReply::ObservationFrame,

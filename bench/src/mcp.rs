@@ -1,6 +1,6 @@
 //! The handshake that opens an MCP session.
 //!
-//! Entry point: [`open`]. Nothing of it is measured.
+//! Entry point: [`open`]. None of it is measured.
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};

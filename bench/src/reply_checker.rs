@@ -17,7 +17,7 @@ const MAX_REMEMBERED_BYTES: usize = 1024 * 1024;
 /// Length of the reply in the report.
 const SAMPLE_CHARS: usize = 4096;
 
-/// What a successful reply is.
+/// The kind of a successful reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExpectedReply {
     /// An observation frame of `/ws`.

@@ -1,6 +1,7 @@
 //! The reports as text tables.
 //!
-//! Invariant: the JSON report has every figure of the table, so that nobody needs to parse a table.
+//! Invariant: the JSON report has every figure of the table, so that no program needs to parse a
+//! table.
 
 use std::fmt::Write;
 

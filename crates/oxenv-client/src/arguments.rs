@@ -1,8 +1,7 @@
 //! [`ArgumentChecker`]: checks arguments against a tool's schema before anything is sent.
 //!
-//! Invariant: every mistake is told with its place, as our servers tell it; a schema that is none keeps
-//! nobody from calling, since the tool itself still judges. The same holds for what is too large or too deep
-//! to check here.
+//! Invariant: every mistake is reported with its place, in the server's form; an invalid schema prevents no
+//! call, since the tool itself still judges. The same holds for what is too large or too deep to check here.
 
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::error::{ClientError, Code, Result};
 
-/// What is said where the schema finds nothing to say.
+/// The message where the schema gives none.
 const DOES_NOT_FIT: &str = "they do not fit its schema";
 
 /// The check of one tool's arguments. The schema is compiled when it is first wanted.
@@ -55,7 +54,7 @@ impl ArgumentChecker {
         invalid_arguments(tool, &problems.join("; "), json!(issues))
     }
 
-    /// What is wrong with arguments; nothing where there is no schema to hold them against.
+    /// What is wrong with arguments; `None` where there is no schema to check them against.
     fn issues(
         &self,
         tool: &str,

@@ -1,7 +1,7 @@
 //! Clients for callers without an async runtime: each call blocks.
 //!
 //! Invariant: nothing is implemented here; one background thread drives the clients, so that sockets are read
-//! and pings answered also while nobody calls.
+//! and pings answered between calls too.
 
 use std::future::Future;
 use std::sync::OnceLock;
@@ -48,7 +48,7 @@ pub fn wait<F: Future>(future: F) -> F::Output {
 ///
 /// # Errors
 /// [`Code::InvalidOptions`] on a thread of a runtime, which must not wait: its tasks would stand still. Also
-/// within `spawn_blocking`, which cannot be told from it.
+/// within `spawn_blocking`, which cannot be distinguished from it.
 pub fn wait_for<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     if Handle::try_current().is_ok() {
         let message = "a blocking client was called on a thread of an async runtime; use the async client \
@@ -58,7 +58,7 @@ pub fn wait_for<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     wait(future)
 }
 
-/// One session of an environment, each of whose calls waits. It may be shared among threads; the calls of one
+/// One session of an environment; each of its calls blocks. It may be shared among threads; the calls of one
 /// session are answered in their order.
 ///
 /// ```no_run
@@ -101,7 +101,7 @@ impl EnvClient {
         EnvClient { client }
     }
 
-    /// The session for async callers, and what it says of itself: protocol, id, addresses.
+    /// The session for async callers, and its description: protocol, id, addresses.
     #[must_use]
     pub fn client(&self) -> &env_client::EnvClient {
         &self.client

@@ -121,7 +121,7 @@ impl Connection {
         batch::parse_results(&reply.text, items)
     }
 
-    /// What it was connected with.
+    /// The options it was connected with.
     pub(crate) fn options(&self) -> &ClientOptions {
         &self.inner().options
     }

@@ -1,4 +1,4 @@
-//! What a [`Connection`] gives its callers: clients of its sessions, and steps of many of them at once.
+//! The clients that a [`Connection`] offers: of its sessions, and for steps of many of them at once.
 //!
 //! Invariant: each session of a connection is an [`EnvClient`] like any other.
 
@@ -12,7 +12,7 @@ use crate::result::StepResult;
 
 /// One step of a batch.
 pub struct BatchStep<'a> {
-    /// Whose step it is: a session of the same connection.
+    /// The session of the step, on the same connection.
     pub client: &'a EnvClient,
     /// The action: an object.
     pub action: RawJson,

@@ -31,8 +31,8 @@ const MAX_RESPONSE_BYTES: usize = 16 << 10;
 /// How long the body of a refusal is waited for.
 const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Pings of a server whose pongs may wait to be sent. A socket goes on reading while it cannot write, because
-/// a server may take nothing before its replies are read.
+/// Pings of a server with pongs that may wait to be sent. A socket goes on reading while it cannot write,
+/// because a server may take nothing before its replies are read.
 pub(crate) const MAX_UNSENT_PONGS: usize = 1024;
 
 /// A connection, safe or not.
@@ -47,7 +47,7 @@ struct ReceivedResponse {
 /// An open WebSocket.
 pub(crate) struct OpenedSocket {
     pub(crate) socket: WebSocketStream<MaybeTlsStream>,
-    /// What the server selected of what was offered.
+    /// The server's choice among what was offered.
     pub(crate) subprotocol: Option<String>,
 }
 
@@ -97,7 +97,7 @@ async fn connect(
     let config = WebSocketConfig::default()
         // It is filled with zeros before each read, so a large one costs more than it saves.
         .read_buffer_size(8 << 10)
-        // What was not flushed waits, so that requests that come together are one write.
+        // Unflushed frames wait, so that requests that come together are one write.
         .write_buffer_size(64 << 10)
         .max_message_size(Some(options.max_message))
         .max_frame_size(Some(options.max_message));
@@ -119,7 +119,7 @@ async fn connect_tcp(target: &ServerAddress) -> Result<TcpStream> {
         };
         ClientError::new(Code::ConnectFailed, format!("cannot connect to {target}: {error}; {what}"))
     })?;
-    // Requests are small and waited for; a socket that cannot be told so still works.
+    // Requests are small and waited for; a socket that does not accept the option still works.
     let _ = tcp.set_nodelay(true);
     Ok(tcp)
 }
@@ -170,7 +170,7 @@ async fn read_response(target: &ServerAddress, stream: &mut MaybeTlsStream) -> R
             let end = (head.head_length + head.body_length).min(MAX_RESPONSE_BYTES);
             while bytes.len() < end && stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {}
         };
-        // A refusal is told with what came of it.
+        // A refusal is reported with its outcome.
         let _ = timeout(REFUSAL_BODY_TIMEOUT, whole).await;
         head.take_body(&bytes);
     }

@@ -50,7 +50,7 @@ use crate::result::StepResult;
 pub struct EnvClient {
     session: AnySession,
     timeout: Duration,
-    /// The tools' schemas, if arguments are to be checked.
+    /// The tools' schemas, if arguments are checked.
     schemas: Option<ToolSchemas>,
 }
 
@@ -71,8 +71,8 @@ impl EnvClient {
         Self::connect_with(url, &ClientOptions::default(), &OpenOptions::default()).await
     }
 
-    /// Connects to a server and opens a session. A server of the stock dialect tells only with the first
-    /// reset that it is full.
+    /// Connects to a server and opens a session. A server of the stock dialect reports only with the
+    /// first reset that it is full.
     ///
     /// # Errors
     /// As [`EnvClient::connect`].
@@ -239,7 +239,7 @@ impl EnvClient {
         })
     }
 
-    /// The tools of the environment, asked for anew. In the stock dialect and over HTTP this is a step, which
+    /// The tools of the environment, listed anew. In the stock dialect and over HTTP this is a step, which
     /// servers may count.
     ///
     /// # Errors
@@ -258,8 +258,8 @@ impl EnvClient {
         Ok(tools)
     }
 
-    /// Calls a tool, as a step of the session. A tool that says that it failed is a result whose `is_error`
-    /// is set. The tools are listed first, if they were not yet or do not have that name, in a way that is no
+    /// Calls a tool, as a step of the session. A tool that reports that it failed is a result with `is_error`
+    /// set. The tools are listed first, if they were not yet or do not have that name, in a way that is no
     /// step where the server has one: then as agents see them. A tool that agents are not shown is found
     /// after [`EnvClient::list_tools`].
     ///
@@ -282,7 +282,7 @@ impl EnvClient {
     ) -> Result<ToolResult> {
         let arguments = tools::encode_arguments(arguments)?;
         if let Some(schemas) = &self.schemas {
-            // The call itself was not sent, whatever came of the list.
+            // The call itself was not sent, whatever the listing returned.
             self.ensure_listed(schemas, name).await.map_err(|error| error.with_delivered(Delivered::No))?;
             schemas.check(name, &arguments.value).await?;
         }

@@ -1,7 +1,7 @@
 //! Why a client's request gave nothing.
 //!
-//! Invariant: every failure says whether the request was delivered, and none shows a token, a key or a
-//! password.
+//! Invariant: every failure states whether the request was delivered, and none shows a token, a key or
+//! a password.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use std::time::Duration;
 use oxenv_wire::{Delivered, ErrorCode, ErrorTraits, FailureKind, Phase};
 use serde_json::Value;
 
-/// What a client's functions give.
+/// The result type of a client's functions.
 pub type Result<T> = std::result::Result<T, ClientError>;
 
-/// What went wrong, as a program tells it apart.
+/// What went wrong, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Code {
-    /// The server said so.
+    /// The server reported it.
     Server(ErrorCode),
     /// The URL, a header or an option is wrong; nothing was sent.
     InvalidOptions,
-    /// Nobody listens there, or the name is not known.
+    /// Nothing listens there, or the name is not known.
     ConnectFailed,
     /// There is no safe connection: the certificate or the TLS handshake is refused.
     TlsFailed,
@@ -38,7 +38,7 @@ pub enum Code {
     InvalidArguments,
     /// No tool has that name.
     ToolNotFound,
-    /// The tool ran and says that it failed.
+    /// The tool ran and reports that it failed.
     ToolFailed,
     /// The client was closed.
     Closed,
@@ -69,9 +69,9 @@ pub enum Code {
     FleetRateLimited,
     /// The instance stopped or failed before it ran.
     FleetInstanceFailed,
-    /// The instance was gone: it expired, or somebody ended it.
+    /// The instance was gone: it expired, or was ended.
     FleetInstanceGone,
-    /// The instance cannot be told from one that refuses us: its gate answers 404.
+    /// The instance cannot be distinguished from one that refuses us: its gate answers 404.
     FleetRunnerRefused,
     /// Fleet failed otherwise; the message has the status and the answer.
     FleetError,
@@ -157,7 +157,8 @@ impl Code {
         }
     }
 
-    /// Whose fault it is, whether it was delivered, whether a repeat is worth it; as far as the code tells.
+    /// Where the fault lies, whether it was delivered, whether a repeat is worth it; as far as the code
+    /// shows.
     fn traits(self) -> ErrorTraits {
         use Delivered::{Maybe, No, Yes};
         use FailureKind::{Action, Infrastructure, Timeout};
@@ -189,7 +190,7 @@ fn screaming_snake_case(name: &str) -> String {
 }
 
 impl ClientError {
-    /// A failure with that code; whose fault it is, delivery and retry follow from the code.
+    /// A failure with that code; fault, delivery and retry follow from the code.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let ErrorTraits { kind, delivered, retryable } = code.traits();
         let detail = ErrorDetail {
@@ -259,13 +260,13 @@ impl ClientError {
         &self.0.message
     }
 
-    /// Whose fault it is.
+    /// Where the fault lies.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         self.0.kind
     }
 
-    /// In which phase it happened, if the server said so.
+    /// In which phase it happened, if the server reported it.
     #[must_use]
     pub fn phase(&self) -> Option<Phase> {
         self.0.phase
@@ -289,7 +290,7 @@ impl ClientError {
         self.0.retry_after
     }
 
-    /// What a program may read besides: the validation issues, the container's last lines; else null.
+    /// More data for programs: the validation issues, the container's last lines; else null.
     #[must_use]
     pub fn data(&self) -> &Value {
         &self.0.data

@@ -86,13 +86,14 @@ pub struct FleetEnvClient {
 }
 
 impl FleetEnvClient {
-    /// Makes an instance, waits until it runs, and connects its tools. Dropping the future deletes whatever
-    /// was made.
+    /// Makes an instance, waits until it runs, and connects its tools. Dropping the future deletes the
+    /// instance.
     ///
     /// A failure comes after what was made is deleted, which may take 10 s beyond the timeout.
     ///
     /// # Errors
-    /// A code of Fleet's or of the connection; then no instance is left, or the message says that one may be.
+    /// A code of Fleet's or of the connection; then no instance is left, or the message reports that one may
+    /// be.
     pub async fn from_fleet(
         api_key: &str,
         env_key: &str,
@@ -101,8 +102,7 @@ impl FleetEnvClient {
         start::create(api_key, env_key, &options).await
     }
 
-    /// Connects to an instance that runs, and leaves it to whoever made it: neither drop nor close deletes
-    /// it.
+    /// Connects to a running instance, and leaves it to its maker: neither drop nor close deletes it.
     ///
     /// # Errors
     /// [`Code::FleetInstanceGone`], and why it cannot be used. Of the options, those that make an instance
@@ -137,11 +137,11 @@ impl FleetEnvClient {
     /// reset's), `resources` (as Fleet lists them), `tools` (their names); the last two are null if they
     /// could not be read.
     ///
-    /// Of the options, `seed` and `extra` (such as `timestamp`) go to the instance. It is sent once.
+    /// The options `seed` and `extra` (such as `timestamp`) go to the instance. It is sent once.
     ///
     /// # Errors
     /// [`Code::TimedOut`] after the reset's deadline, [`Code::FleetRunnerRefused`],
-    /// [`Code::FleetInstanceGone`], and others that say why there is none.
+    /// [`Code::FleetInstanceGone`], and other codes for why there is no result.
     pub async fn reset(&self, options: &ResetOptions) -> Result<StepResult> {
         self.lifecycle.check_usable()?;
         let limit = options.timeout.unwrap_or(self.reset_timeout);
@@ -188,8 +188,8 @@ impl FleetEnvClient {
         }
     }
 
-    /// The state: what the instance says, or, while its image serves no `/state`, `episode_id`, `step_count`
-    /// and `instance_id` as the client counts them.
+    /// The state: what the instance reports, or, while its image serves no `/state`, `episode_id`,
+    /// `step_count` and `instance_id` as the client counts them.
     ///
     /// # Errors
     /// Why it cannot be read.
@@ -213,7 +213,7 @@ impl FleetEnvClient {
         self.lifecycle.mark_closed();
         drop(self.heartbeat.lock().take());
         let end = async { self.guard.lock().await.delete(after(Instant::now(), DELETE_TIMEOUT)).await };
-        // An instance that hangs is deleted all the same.
+        // An instance that hangs is still deleted.
         let (_, ended) = tokio::join!(timeout(CLOSE_TIMEOUT, self.tools.close()), end);
         ended
     }
@@ -235,7 +235,7 @@ impl FleetEnvClient {
         observation::call_observation(call, outcome)
     }
 
-    /// Sends an action that is no tool call to the instance's own `/step`.
+    /// Sends an action that is not a tool call to the instance's own `/step`.
     async fn step_instance(&self, action: &Value) -> Result<StepResult> {
         if !self.lifecycle.step_unsupported.load(Ordering::Relaxed) {
             if let Some(answer) = self.manager.step(action, STEP_TIMEOUT).await? {

@@ -19,7 +19,7 @@ pub(crate) fn describe_causes(error: &reqwest::Error) -> String {
     if messages.is_empty() { "it failed".to_owned() } else { messages.join(": ") }
 }
 
-/// Whether the HTTP library says that of it.
+/// Whether the HTTP library reports that of it.
 pub(crate) fn any_hyper_error(error: &reqwest::Error, says: impl Fn(&hyper::Error) -> bool) -> bool {
     sources(error).any(|source| source.downcast_ref::<hyper::Error>().is_some_and(&says))
 }

@@ -1,8 +1,8 @@
 //! Clients of environments: one session over WebSocket or HTTP, many sessions over one socket, the tools of
 //! many MCP servers as one, and environments on Fleet.
 //!
-//! Invariant: a call's outcome is known, or said to be unknown. Nothing is sent twice unless it surely was
-//! not delivered, or carries a key under which the server runs it once.
+//! Invariant: a call's outcome is known, or reported as unknown. Nothing is sent twice unless it surely
+//! was not delivered, or carries a key under which the server runs it once.
 
 mod arguments;
 pub mod blocking;

@@ -21,7 +21,7 @@ use tokio_util::sync::DropGuard;
 use crate::error::{Code, Result};
 use state::MultiplexerState;
 
-/// What becomes of a listing when an endpoint cannot be reached.
+/// How a listing goes on when an endpoint cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Strictness {
     /// The listing fails.
@@ -34,11 +34,11 @@ pub enum Strictness {
 /// How to talk to endpoints.
 #[derive(Debug, Clone, Default)]
 pub struct MultiplexOptions {
-    /// What becomes of a listing when an endpoint cannot be reached.
+    /// How a listing goes on when an endpoint cannot be reached.
     pub strictness: Strictness,
     /// Headers that every endpoint gets.
     pub headers: Vec<(String, Secret)>,
-    /// How long an endpoint has to be connected and to list its tools; 0: 10 s.
+    /// Time limit for connecting an endpoint and listing its tools; 0: 10 s.
     pub connect_timeout: Duration,
     /// How long a call may take, with all that it waits for; 0: 60 s.
     pub timeout: Duration,
@@ -141,7 +141,7 @@ impl Multiplexer {
     }
 
     /// Calls a tool at its owner; lists first if nothing was listed yet or a list has changed. A tool that
-    /// says that it failed is a result whose `is_error` is set. An owner that is away keeps its tools: the
+    /// reports that it failed is a result with `is_error` set. An owner that is away keeps its tools: the
     /// call fails, and no other endpoint gets it.
     ///
     /// Dropping the future cancels the call at the endpoint.
@@ -156,8 +156,8 @@ impl Multiplexer {
         self.state.call(name, arguments).await
     }
 
-    /// Waits until a list may have changed since the last [`Multiplexer::list`] began: an endpoint said so,
-    /// went away, or came back. Returns at once if that was before, and when the multiplexer is closed.
+    /// Waits until a list may have changed since the last [`Multiplexer::list`] began: an endpoint reported
+    /// it, went away, or came back. Returns at once if that was before, and when the multiplexer is closed.
     pub async fn changed(&self) {
         self.state.changed().await;
     }

@@ -1,6 +1,7 @@
-//! What a caller may choose.
+//! The options of a session.
 //!
-//! Invariant: every deadline has a default, so that no call waits for ever unless it is told to.
+//! Invariant: every deadline has a default, so that no call waits without limit unless configured
+//! to.
 
 use std::fmt;
 use std::time::Duration;
@@ -69,8 +70,8 @@ pub struct OpenOptions {
     /// The client's name for the first episode.
     pub episode_id: Option<String>,
     /// Keep the session that long after its socket was lost, and come back to it: requests in flight are then
-    /// asked for again with their keys, so that each runs once. Needs `oxenv.1`; over HTTP on one of our
-    /// servers it is how long the session lives between requests.
+    /// sent again with their keys, so that each runs once. Needs `oxenv.1`; over HTTP on one of our servers
+    /// it is how long the session lives between requests.
     pub resume: Option<Duration>,
     /// How long to wait for a free slot; the server's own patience if absent, and in the stock dialect.
     pub queue: Option<Duration>,
@@ -96,7 +97,7 @@ pub struct ResetOptions {
 /// How to take a step.
 #[derive(Debug, Clone, Default)]
 pub struct StepOptions {
-    /// How long the reply may take. The server is told too where the protocol can.
+    /// How long the reply may take. The server gets it too where the protocol has a field for it.
     pub timeout: Option<Duration>,
     /// The key under which a repeat is the same step. Needs `oxenv.1` or one of our servers over HTTP.
     pub key: Option<String>,

@@ -1,4 +1,4 @@
-//! Environments whose server is started for the client: in a container, as a process.
+//! Environments with a server that is started for the client: in a container, as a process.
 //!
 //! Invariant: the instance lives as long as the [`ProvidedEnv`], and ends with it.
 
@@ -142,7 +142,7 @@ impl ProvidedEnv {
     /// # Errors
     /// If the instance may still run.
     pub async fn close(self) -> Result<()> {
-        // The session ends with its server whatever comes of this.
+        // The session ends with its server whatever the outcome.
         let _ = self.client.close().await;
         Ok(self.instance.stop().await?)
     }

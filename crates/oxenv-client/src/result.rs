@@ -1,6 +1,6 @@
-//! What a reset or a step gives.
+//! The result of a reset or a step.
 //!
-//! Invariant: the observation keeps its bytes until somebody reads it, and a reward its type.
+//! Invariant: the observation keeps its bytes until it is read, and a reward its type.
 
 use oxenv_wire::{RawJson, Reward};
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::error::{ClientError, Code, Result};
 
-/// What a reset or a step gives.
+/// The result of a reset or a step.
 #[derive(Debug, Clone, Deserialize)]
 pub struct StepResult {
     /// The observation: an object.
@@ -38,7 +38,7 @@ pub struct ForkedSession {
     pub session_id: String,
     /// Where an agent finds its tools.
     pub mcp_url: String,
-    /// What the agent has to show there, if anything.
+    /// The token that the agent has to present there, if there is one.
     #[serde(default)]
     pub agent_token: Option<String>,
 }

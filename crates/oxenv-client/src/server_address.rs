@@ -13,7 +13,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use crate::error::{ClientError, Code, Result};
 use crate::options::ClientOptions;
 
-/// Headers that belong to the handshake, which nobody may set.
+/// Headers that belong to the handshake; callers may not set them.
 const RESERVED_HEADERS: [&str; 8] = [
     "connection",
     "content-length",
@@ -85,7 +85,7 @@ impl ServerAddress {
         format!("{scheme}://{}{}{path}", self.authority, self.prefix)
     }
 
-    /// What the server told as an address, made absolute: a path is one of this server.
+    /// An address from the server, made absolute: a path is one of this server.
     pub(crate) fn absolute_url(&self, address: &str) -> String {
         if address.contains("://") {
             return address.to_owned();

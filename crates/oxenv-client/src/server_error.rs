@@ -1,7 +1,7 @@
 //! Errors that servers send, parsed: in frames, in HTTP bodies, in the results of tools.
 //!
-//! Invariant: what a server says of a failure goes before what its code says by itself; a server that says
-//! little gets the traits of the nearest code.
+//! Invariant: what a server reports of a failure takes precedence over the defaults of its code; a failure
+//! without details gets the traits of the nearest code.
 
 use std::time::Duration;
 

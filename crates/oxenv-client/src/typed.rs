@@ -1,7 +1,7 @@
 //! [`TypedClient`]: an [`EnvClient`] with the types of one environment.
 //!
-//! Invariant: an observation that is not of the type is a failure that says that the step was taken, never a
-//! panic.
+//! Invariant: an observation that is not of the type is a failure which states that the step was taken,
+//! never a panic.
 
 use std::marker::PhantomData;
 
@@ -45,7 +45,7 @@ pub struct TypedClient<A, O, S = serde_json::Value> {
     types: PhantomData<fn(A) -> (O, S)>,
 }
 
-/// What a reset or a step gives, with the environment's type of observation.
+/// The result of a reset or a step, with the environment's type of observation.
 #[derive(Debug, Clone)]
 pub struct TypedResult<O> {
     /// The observation.

@@ -1,7 +1,7 @@
-//! Audit: one record for each tool call, whatever became of it, and where records go.
+//! Audit: one record for each tool call, whatever its outcome, and where records go.
 //!
-//! Invariant: a record holds no value of a secret. Whoever fills it in gives `message` and
-//! `arguments` redacted, and `arguments` only when they were asked for.
+//! Invariant: a record holds no secret values. The code that fills it in redacts `message` and
+//! `arguments`, and sets `arguments` only when they were requested.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,14 +20,14 @@ use crate::work::Work;
 /// - Each call takes a place before it is made or judged, and fills it with exactly one `record` when its
 ///   outcome is known, from any thread and from several at once.
 /// - Neither waits for the medium on the thread of its caller, which runs sessions.
-/// - A record that cannot be kept in spite of its place is counted and said in the log, never lost silently.
+/// - A record that cannot be kept although it has a place is counted and logged, never lost silently.
 pub trait AuditSink: Send + Sync {
     /// Takes a place for one record: at once, or when there is one. Dropping the work before takes none.
     fn take_place(&self) -> Work<'_, ()> {
         Work::done(())
     }
 
-    /// Says that a call was not made, because it had no place in time.
+    /// Reports that a call was not made because the log had no place for its record in time.
     fn refused(&self) {}
 
     /// Keeps a record, in the place that its call has.
@@ -41,7 +41,7 @@ pub struct AuditRecord<'a> {
     pub time_us: u64,
     /// The call's own id.
     pub call_id: &'a str,
-    /// Who called.
+    /// The caller.
     #[serde(serialize_with = "role")]
     pub principal: Principal,
     /// The session; absent for a call that needs none.
@@ -70,10 +70,10 @@ pub struct AuditRecord<'a> {
     pub rule: Option<&'a str>,
     /// How long it took, in microseconds.
     pub duration_us: u64,
-    /// What came of it.
+    /// The outcome.
     #[serde(flatten)]
     pub outcome: AuditOutcome,
-    /// For an error: what the caller was told, redacted.
+    /// For an error: the message that the caller got, redacted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<&'a str>,
     /// The arguments, redacted; only when records are asked to have them.
@@ -95,17 +95,17 @@ pub enum Decision {
     RateLimited,
     /// The arguments do not fit the tool's own schema.
     Invalid,
-    /// Nobody has a tool of that name.
+    /// There is no tool of that name.
     NotFound,
 }
 
-/// What came of a call.
+/// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum AuditOutcome {
     /// A result.
     Ok,
-    /// A result in which the tool says that it failed.
+    /// A result in which the tool reports that it failed.
     ToolError,
     /// No result.
     Error {

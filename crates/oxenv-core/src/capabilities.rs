@@ -1,6 +1,7 @@
 //! [`Capabilities`]: what an environment can do, and how its calls run.
 //!
-//! Invariant: what is declared is what doors tell; it does not change while an environment lives.
+//! Invariant: doors publish exactly what is declared; it does not change while an environment
+//! lives.
 
 use serde::Serialize;
 
@@ -28,7 +29,7 @@ pub enum ForkMode {
     Native,
     /// By replaying the recorded steps.
     Replay,
-    /// Not at all.
+    /// Never.
     None,
 }
 
@@ -45,7 +46,8 @@ pub struct Capabilities {
     pub snapshot: bool,
     /// Whether it scores tool calls.
     pub observes_calls: bool,
-    /// Whether its rewards have parts that [`Environment::scores`](crate::Environment::scores) tells.
+    /// Whether its rewards have parts that [`Environment::scores`](crate::Environment::scores)
+    /// reports.
     pub scored: bool,
 }
 

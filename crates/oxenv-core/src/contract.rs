@@ -34,7 +34,7 @@ use crate::store::{SessionStore, StoreLimits};
 pub struct Violation {
     /// The rule's name.
     pub rule: &'static str,
-    /// What was seen.
+    /// The observed behaviour.
     pub seen: String,
 }
 
@@ -126,7 +126,7 @@ impl Suite {
 
     fn fits(&mut self, what: &'static str, schema: &Value, observed: &Observed) {
         // An environment of tools publishes the reference's schema of a call's observation, which
-        // says nothing of what a reset shows.
+        // does not describe what a reset shows.
         if self.factory.spec().action_space == ActionSpace::Tools {
             return;
         }

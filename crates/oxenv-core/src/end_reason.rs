@@ -3,18 +3,18 @@
 /// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EndReason {
-    /// Somebody closed it, or the socket that owned it went away.
+    /// A caller closed it, or the socket that owned it went away.
     Closed,
     /// Its lease ran out.
     Expired,
-    /// Its environment panicked; holds what the panic said.
+    /// Its environment panicked; holds the panic's message.
     Failed(String),
     /// The server shut down.
     Drained,
 }
 
 impl EndReason {
-    /// The reason in a word.
+    /// The reason as one word.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

@@ -44,7 +44,7 @@ pub struct CallRecord {
     pub tool: String,
     /// The arguments, an object.
     pub arguments: Option<RawJson>,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Result<ToolResult, ToolError>,
 }
 
@@ -53,7 +53,7 @@ pub struct CallRecord {
 /// # Behavior
 /// - Made ready: a step before the first reset is allowed; what it means is the environment's choice.
 /// - Same seed and same actions give the same bytes, if its capabilities say `deterministic`.
-/// - A failed call leaves the environment usable, unless the failure says otherwise by its text.
+/// - A failed call leaves the environment usable, unless the failure's text states otherwise.
 /// - Dropping a pending reset or step cancels it; the session then demands a reset.
 /// - A panic ends the session.
 ///
@@ -99,18 +99,18 @@ pub trait Environment: Any + Send {
     /// The state's own fields: a JSON object without `episode_id` and `step_count`.
     ///
     /// # Errors
-    /// When the state cannot be told.
+    /// When the state is not known.
     fn state(&self) -> Result<RawJson, Failure>;
 
-    /// Scores a finished tool call. Called only if the capabilities say `observes_calls`, one at a
-    /// time in order of completion. Only `reward` and `done` of the answer are used.
+    /// Scores a finished tool call. Called only if the capabilities include `observes_calls`, one
+    /// at a time in order of completion. Only `reward` and `done` of the answer are used.
     fn after_call<'a>(&'a mut self, call: &'a CallRecord) -> Work<'a, Result<Observed, Failure>> {
         let _ = call;
         Work::done(Err(Failure::unsupported("this environment does not score tool calls")))
     }
 
-    /// What the episode is worth so far, by the parts of whatever computes its rewards: an object of
-    /// numbers. Asked for after every reset, step and scored call; absent: rewards have no parts.
+    /// What the episode is worth so far, by the parts of its rewards: an object of numbers. Read
+    /// after every reset, step and scored call; absent: rewards have no parts.
     fn scores(&self) -> Option<RawJson> {
         None
     }
@@ -118,7 +118,7 @@ pub trait Environment: Any + Send {
     /// A copy that goes on independently from the present state.
     ///
     /// # Errors
-    /// [`oxenv_wire::ErrorCode::Unsupported`] from an environment whose capabilities say it cannot.
+    /// [`oxenv_wire::ErrorCode::Unsupported`] if the environment's capabilities do not include it.
     fn fork(&self) -> Result<Box<dyn Environment>, Failure> {
         Err(Failure::unsupported("this environment cannot be forked: it declares fork: none"))
     }
@@ -126,7 +126,7 @@ pub trait Environment: Any + Send {
     /// The present state as bytes for [`Environment::restore`]; the format is the environment's own.
     ///
     /// # Errors
-    /// [`oxenv_wire::ErrorCode::Unsupported`] from an environment whose capabilities say it cannot.
+    /// [`oxenv_wire::ErrorCode::Unsupported`] if the environment's capabilities do not include it.
     fn snapshot(&self) -> Result<Vec<u8>, Failure> {
         Err(Failure::unsupported("this environment cannot be snapshotted"))
     }
@@ -134,7 +134,7 @@ pub trait Environment: Any + Send {
     /// Takes the state of a snapshot that the same kind of environment made.
     ///
     /// # Errors
-    /// When the bytes are none of its snapshots; the environment is then unchanged.
+    /// When the bytes are not one of its snapshots; the environment is then unchanged.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Failure> {
         let _ = snapshot;
         Err(Failure::unsupported("this environment cannot be restored from a snapshot"))

@@ -17,7 +17,7 @@ pub struct Failure(Box<FailureDetail>);
 pub struct FailureDetail {
     /// The precise code.
     pub code: ErrorCode,
-    /// Whose fault it is.
+    /// Where the fault lies.
     pub kind: FailureKind,
     /// In which phase it happened.
     pub phase: Phase,
@@ -25,9 +25,9 @@ pub struct FailureDetail {
     pub delivered: Delivered,
     /// Whether a repeat is worth it.
     pub retryable: bool,
-    /// What the client reads: what happened and what to do about it.
+    /// The message for the client: what happened and what to do about it.
     pub message: String,
-    /// What the log reads besides.
+    /// Details for the log only.
     pub internal: Option<String>,
     /// For a validation error: what is wrong, where.
     pub issues: Vec<ValidationIssue>,
@@ -68,7 +68,7 @@ impl Failure {
         Self::new(ErrorCode::ExecutionError, message)
     }
 
-    /// The runtime or the machine failed: never to be read as a reward.
+    /// The runtime or the machine failed: never a reward.
     #[must_use]
     pub fn infrastructure(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::ExecutionError, message).with(|detail| detail.kind = FailureKind::Infrastructure)
@@ -93,13 +93,13 @@ impl Failure {
         self
     }
 
-    /// Says in which phase it happened.
+    /// Sets the phase in which it happened.
     #[must_use]
     pub fn in_phase(self, phase: Phase) -> Self {
         self.with(|detail| detail.phase = phase)
     }
 
-    /// Says that the request surely did not reach the environment.
+    /// Marks that the request surely did not reach the environment.
     #[must_use]
     pub fn undelivered(self) -> Self {
         self.with(|detail| detail.delivered = Delivered::No)

@@ -1,4 +1,4 @@
-//! Folders that somebody else filled: read, filled and removed by descriptor, however deep they are.
+//! Folders with content of unknown origin: read, filled and removed by descriptor, at any depth.
 //!
 //! Invariant: a name is resolved in an open folder only, and a link is never followed. So nothing outside of
 //! the folder that the caller opened is read, changed or removed, whatever a program puts in the place of a
@@ -85,12 +85,12 @@ impl AsFd for OpenFolder {
     }
 }
 
-/// The folder of that name; [`Errno::NOTDIR`] or [`Errno::LOOP`] for whatever is not one.
+/// The folder of that name; [`Errno::NOTDIR`] or [`Errno::LOOP`] for anything else.
 fn open_folder(folder: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(folder, name, FOLDER_FLAGS, Mode::empty())
 }
 
-/// What has that name, itself if it is a link.
+/// The metadata of that name; of the link itself if it is one.
 pub(crate) fn stat_in(folder: impl AsFd, name: &CStr) -> Result<Stat, Errno> {
     rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
 }
@@ -121,7 +121,8 @@ pub(crate) fn named(error: &io::Error, what: &str, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
 }
 
-/// A path for a message: so many names below `top`, the middle left out where there are many.
+/// A path for a message: the given number of names below `top`, the middle left out where there are
+/// many.
 fn shown_path<'a>(top: &Path, count: usize, name: impl Fn(usize) -> &'a CStr) -> PathBuf {
     let mut path = top.to_owned();
     let left_out = count.saturating_sub(2 * MAX_SHOWN_NAMES);

@@ -1,7 +1,7 @@
 //! The plan of a `call_tools` action: which call needs which, and what `${id.path}` stands for.
 //!
 //! Invariant: everything that can be known beforehand is checked before anything runs: ids, needs,
-//! references, cycles. What only a result can tell fails that call alone.
+//! references, cycles. What only a result can show fails that call alone.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use crate::failure::Failure;
 
-/// Issues of one action that are told, at the most.
+/// Maximum number of issues reported for one action.
 const MAX_ISSUES: usize = 64;
 /// Bytes that references may put into the arguments of all calls of a graph: results that are put into each
 /// other grow without end.
@@ -43,13 +43,13 @@ pub(crate) struct PlannedCall<'a> {
     pub(crate) id: &'a str,
     pub(crate) tool: &'a str,
     arguments: Option<&'a RawValue>,
-    /// The arguments with their references, where something is to be filled in.
+    /// The arguments with their references, if there is something to fill in.
     template: Option<Template>,
     /// Calls that must be done first: indices into the plan.
     needs: Vec<usize>,
 }
 
-/// What came of the calls so far, by their place in the plan.
+/// The outcomes of the calls so far, by their place in the plan.
 pub(crate) type Outcomes = [Option<Result<ToolResult, ToolError>>];
 
 impl<'a> CallPlan<'a> {
@@ -253,7 +253,8 @@ fn plan_call<'a>(
     PlannedCall { id: &call.id, tool: &call.tool_name, arguments: call.arguments, template, needs }
 }
 
-/// The arguments of a call with their references; none where there are none, or where they cannot be read.
+/// The arguments of a call with their references; `None` where there are no arguments, or where they
+/// cannot be read.
 fn template_of(index: usize, arguments: &RawValue, issues: &mut Issues) -> Option<Template> {
     if let Err(error) = check_readable(arguments) {
         let message = format!("The arguments cannot be read: {error}");

@@ -1,13 +1,13 @@
-//! Replies that are kept for a while, so that a repeat of a request gets the first reply.
+//! Replies that are kept for a limited time, so that a repeat of a request gets the first reply.
 //!
 //! Invariant: a request that names a key, or a number, is run at most once. While the first runs,
 //! repeats wait for it; once its reply has been let go, a repeat is refused and not run. The memory
-//! is bounded in bytes, and so are the requests that run on without anybody who waits for them.
+//! is bounded in bytes, and so are the requests that run on with no caller waiting.
 //!
-//! What a request is known by is kept as a digest of 64 bits with a secret key. The chance that a new key has
-//! the digest of one of 50,000 old ones, and is refused, is below one in 10^14. Fewer bits would refuse new
-//! keys now and then, and no bounded memory knows all old ones: a key that is older than all that are
-//! remembered counts as new.
+//! A request's identity is kept as a digest of 64 bits with a secret key. The chance that a new key has the
+//! digest of one of 50,000 old ones, and is refused, is below one in 10^14. Fewer bits would refuse new keys
+//! now and then, and no bounded memory knows all old ones: a key that is older than all that are remembered
+//! counts as new.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -21,11 +21,11 @@ use crate::failure::Failure;
 
 /// Bytes of replies that one memory keeps.
 const MAX_CACHED_BYTES: usize = 1 << 20;
-/// Requests of one generation. Two generations are remembered after their replies were let go, so that it is
-/// so many at the least; both take about a MiB.
+/// Requests of one generation. Two generations are remembered after their replies were dropped, so this is
+/// the least number remembered; both take about a MiB.
 const MAX_FORGOTTEN_KEYS: usize = 25_000;
 
-/// How a request is told from its repeats. Nothing set: it is not.
+/// How repeats of a request are recognised. Nothing set: they are not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Idempotency {
     /// The client's key: a repeat with the same key is the same request.
@@ -38,7 +38,7 @@ pub struct Idempotency {
 }
 
 impl Idempotency {
-    /// What the request is known by; absent when it is not to be remembered.
+    /// The request's identity; absent when the request is not remembered.
     pub(crate) fn identity(&self) -> Option<Identity> {
         match (&self.key, self.seq) {
             (Some(key), _) => Some(Identity::Key(key.clone())),
@@ -54,20 +54,20 @@ pub struct IdempotentReply<T> {
     outcome: ReplyOutcome<T>,
     /// Its number within the session; 0 when it was refused before it ran.
     pub seq: u64,
-    /// Whether it had been asked for before.
+    /// Whether it is a repeat.
     pub repeated: bool,
 }
 
 #[derive(Debug, Clone)]
 enum ReplyOutcome<T> {
-    /// Nobody else can ask for it.
+    /// No other caller can ask for it.
     Own(Result<T, Failure>),
     /// It is kept for repeats.
     Kept(Arc<Result<T, Failure>>),
 }
 
 impl<T> IdempotentReply<T> {
-    /// The answer to a request that has no key, so that nothing of it is kept.
+    /// The answer to a request without a key; it is not kept.
     pub(crate) fn own(outcome: Result<T, Failure>, seq: u64) -> Self {
         IdempotentReply { outcome: ReplyOutcome::Own(outcome), seq, repeated: false }
     }
@@ -77,7 +77,7 @@ impl<T> IdempotentReply<T> {
         Self::own(Err(failure), 0)
     }
 
-    /// This answer as the caller gets it who asked first and only waited: not marked as repeated.
+    /// This answer for the caller that asked first and only waited: not marked as repeated.
     pub(crate) fn first(self) -> Self {
         IdempotentReply { repeated: false, ..self }
     }
@@ -86,7 +86,7 @@ impl<T> IdempotentReply<T> {
         IdempotentReply { outcome: ReplyOutcome::Kept(outcome), seq, repeated }
     }
 
-    /// What came of the request.
+    /// The outcome of the request.
     ///
     /// # Errors
     /// Why it failed, or was refused.
@@ -97,7 +97,7 @@ impl<T> IdempotentReply<T> {
         }
     }
 
-    /// What came of the request, owned; copied if repeats of the request may still ask for it.
+    /// The outcome of the request, owned; copied if repeats of the request may still ask for it.
     ///
     /// # Errors
     /// Why it failed, or was refused.
@@ -112,7 +112,7 @@ impl<T> IdempotentReply<T> {
     }
 }
 
-/// What a request is known by.
+/// A request's identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Identity {
     Key(String),
@@ -145,13 +145,13 @@ struct Shared<T> {
     digests: RandomState,
 }
 
-/// What a request is known by, in a number.
+/// A request's identity as a number.
 type Digest = u64;
 
 struct CacheState<T> {
-    /// Requests that run, and those whose reply is kept.
+    /// Requests that run, and requests with a kept reply.
     known: HashMap<Digest, CacheEntry<T>>,
-    /// Those whose reply is kept, the oldest first.
+    /// Requests with a kept reply, the oldest first.
     kept: VecDeque<Kept>,
     kept_bytes: usize,
     /// Those that are only remembered: the latest, and those before them.
@@ -171,7 +171,7 @@ struct Kept {
 /// Requests that came one after the other, and are remembered for the same time.
 #[derive(Default)]
 struct Generation {
-    /// What each asked for.
+    /// The request of each.
     fingerprints: HashMap<Digest, u64>,
     /// The highest of their numbers.
     last_seq: u64,
@@ -190,15 +190,16 @@ enum ReplyState<T> {
     Kept(NumberedReply<T>),
 }
 
-/// What is to be done about a request.
+/// What to do about a request.
 pub(crate) enum Attempt<T> {
     /// It is new: run it, and settle the ticket.
     First(ReplySender<T>),
-    /// It runs, or has run: this is what came of it.
+    /// It runs, or has run: this is its outcome.
     Repeat(ReplyReceiver<T>),
 }
 
-/// The right to run a request. Dropping it without a reply tells repeats that nobody knows.
+/// The right to run a request. Dropping it without a reply informs repeats that the outcome is
+/// unknown.
 pub(crate) struct ReplySender<T> {
     shared: Arc<Shared<T>>,
     digest: Digest,
@@ -285,7 +286,7 @@ impl<T> ReplySender<T> {
         self
     }
 
-    /// Gives the reply to everybody who waits, and keeps it unless the request never ran: then it may
+    /// Gives the reply to all waiting callers, and keeps it unless the request never ran: then it may
     /// be asked for again.
     pub(crate) fn settle(mut self, outcome: Result<T, Failure>, seq: u64) -> IdempotentReply<T>
     where
@@ -317,7 +318,7 @@ impl<T> Drop for ReplySender<T> {
             return;
         }
         if self.harmless {
-            // Those who wait see that nobody will answer, and ask again.
+            // Waiting callers see that no answer will come, and ask again.
             let mut state = self.shared.state.lock();
             state.end(self.bytes);
             state.known.remove(&self.digest);
@@ -382,8 +383,8 @@ impl<T> ReplyReceiver<T> {
         ReplyReceiver(ReplyState::Running(ticket.sender.subscribe()))
     }
 
-    /// Waits for the reply; none if whoever ran the request went away and nothing has happened. Dropping the
-    /// future changes nothing for others.
+    /// Waits for the reply; `None` if the first caller went away and nothing has happened. Dropping the
+    /// future does not affect other callers.
     pub(crate) async fn answer(self) -> Option<IdempotentReply<T>> {
         let given = match self.0 {
             ReplyState::Kept(given) => Some(given),
@@ -404,7 +405,7 @@ impl std::fmt::Display for Identity {
     }
 }
 
-/// What a request asks for, in a number.
+/// The content of a request as a number.
 pub(crate) fn fingerprint(what: impl Hash) -> u64 {
     // Its keys are fixed, so that the number is the same wherever it is made in this process.
     std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default().hash_one(what)
@@ -548,7 +549,7 @@ mod tests {
             assert_eq!(refused(1), ErrorCode::ReplyForgotten);
             assert_eq!(refused(2), ErrorCode::KeyConflict);
         }
-        // Of those before them only the numbers are known.
+        // Of earlier ones only the numbers are known.
         let up_to = usize::try_from(replies.unknown_up_to()).unwrap();
         assert!(
             (last - KEPT - 2 * MAX_FORGOTTEN_KEYS..=last - KEPT - MAX_FORGOTTEN_KEYS).contains(&up_to),

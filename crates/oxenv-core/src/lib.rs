@@ -5,8 +5,9 @@
 //! in an environment ends its session, never the process.
 //!
 //! An author writes a [`TypedEnvironment`] and wraps it in [`typed`], or implements [`Environment`]
-//! and [`EnvironmentFactory`] by hand; [`contract::check`] tells whether it keeps the rules. A door
-//! asks a [`SessionStore`] for a [`Session`] and calls its `reset`, `step`, `call` and `state`.
+//! and [`EnvironmentFactory`] by hand; [`contract::check`] reports whether it keeps the rules. A
+//! door asks a [`SessionStore`] for a [`Session`] and calls its `reset`, `step`, `call` and
+//! `state`.
 
 pub mod contract;
 

@@ -30,7 +30,7 @@ impl MacKey {
         MacKey { inner: padded(0x36), outer: padded(0x5c) }
     }
 
-    /// A key that nobody else has.
+    /// A new random key.
     ///
     /// # Panics
     /// When the operating system has no randomness.

@@ -1,4 +1,4 @@
-//! What sessions tell about their work to whoever counts and measures it.
+//! What sessions report about their work, for counters and measurements.
 //!
 //! Invariant: without an observer nothing is measured, not even the time.
 
@@ -14,8 +14,8 @@ use crate::failure::Failure;
 /// # Behavior
 /// Every method is called from the thread that did the work, from several at once; it must not wait.
 pub trait Observer: Send + Sync {
-    /// An operation begins, for a caller whose place in a trace is that one. Gives the operation's own
-    /// place, which [`Operation::trace`] and the [`ObservedCall::trace`] of its calls tell again.
+    /// An operation begins, for a caller with that place in a trace. Returns the operation's own
+    /// place, which [`Operation::trace`] and the [`ObservedCall::trace`] of its calls repeat.
     fn begins(&self, caller: Option<TraceContext>) -> Option<TraceContext> {
         caller
     }
@@ -29,14 +29,14 @@ pub trait Observer: Send + Sync {
     /// A session ended.
     fn ended(&self, reason: &EndReason);
 
-    /// A session finished something that it was asked for.
+    /// A session finished an operation.
     fn operated(&self, operation: &Operation<'_>);
 
-    /// A tool call came to its end; calls of tools that nobody has are not told.
+    /// A tool call ended; calls of unknown tools are not reported.
     fn called(&self, call: &ObservedCall<'_>);
 }
 
-/// What a session was asked for.
+/// The operation of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OperationKind {
     /// To begin an episode.
@@ -45,9 +45,9 @@ pub enum OperationKind {
     Step,
     /// To call a tool for an agent.
     AgentCall,
-    /// To be forked.
+    /// To fork.
     Fork,
-    /// To be saved.
+    /// To save a snapshot.
     Snapshot,
 }
 
@@ -65,10 +65,10 @@ impl OperationKind {
     }
 }
 
-/// Something that a session was asked for, and has finished.
+/// A finished operation of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct Operation<'a> {
-    /// What it was.
+    /// Its kind.
     pub kind: OperationKind,
     /// The session.
     pub session_id: &'a str,
@@ -95,7 +95,7 @@ pub struct ObservedCall<'a> {
     pub toolset: &'a str,
     /// How long it took.
     pub took: Duration,
-    /// Whether it gave a result in which the tool says that it failed.
+    /// Whether it gave a result in which the tool reports that it failed.
     pub tool_error: bool,
     /// Why it gave no result, if it gave none.
     pub error: Option<CallError>,
@@ -119,7 +119,7 @@ pub struct TraceContext {
     pub trace_id: u128,
     /// The span; never 0.
     pub span_id: u64,
-    /// Of a place that an observer gave out: the span above it, or 0 where there is none. Absent in a
+    /// In a place that an observer gave out: the span above it, or 0 where there is none. Absent in a
     /// caller's place.
     pub parent_id: Option<u64>,
     /// Whether the caller records the trace.

@@ -1,7 +1,9 @@
-//! The policy of a toolset: who may call which of its tools, with which arguments, how often.
+//! The policy of a toolset: which callers may call which of its tools, with which arguments, how
+//! often.
 //!
 //! Invariant: a compiled policy never changes and never guesses. Deny wins over allow, a role can only
-//! be given less than everybody, and a rule that cannot be kept is an error before anything runs.
+//! restrict the rules for all callers, and a rule that cannot be kept is an error before anything
+//! runs.
 //!
 //! Rules are about a tool's name in its own toolset, not the name it is offered under, so that a
 //! prefix given because of a conflict does not undo them.
@@ -32,21 +34,22 @@ pub use rate::{Buckets, RateLimit, RateScope, RetryAfter};
 pub struct Rules {
     /// Patterns of the tools that may be called; none: all of them.
     pub allow: Vec<String>,
-    /// Patterns of the tools that may not be called, whatever `allow` says.
+    /// Patterns of the tools that may not be called, whatever `allow` contains.
     pub deny: Vec<String>,
     /// What holds for a role besides; observers may never call, so they have no rules.
     pub roles: HashMap<Principal, RoleRules>,
-    /// How often everybody together may call.
+    /// How often all callers together may call.
     pub rate_limit: Option<RateLimit>,
     /// By a pattern of tools: a JSON Schema (2020-12 unless it names another draft) that the
     /// arguments must fit besides the tool's own.
     pub arguments: BTreeMap<String, Value>,
 }
 
-/// What holds for one role besides the rules for everybody.
+/// The rules of one role, besides the rules for all callers.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RoleRules {
-    /// Patterns of the tools that this role may call; none: all that everybody may.
+    /// Patterns of the tools that this role may call; none: all that the rules for all callers
+    /// allow.
     pub allow: Vec<String>,
     /// Patterns of the tools that this role may not call.
     pub deny: Vec<String>,
@@ -70,7 +73,7 @@ pub enum Verdict<'a> {
     Allowed,
     /// It may not.
     Denied {
-        /// The rule that says so.
+        /// The rule that decides it.
         by: &'a str,
     },
 }
@@ -84,7 +87,7 @@ pub struct Policy {
     limits: Limits,
 }
 
-/// The patterns of everybody, or those of one role.
+/// The patterns for all callers, or those of one role.
 #[derive(Debug, Default)]
 struct Layer {
     deny: Vec<NameRule>,
@@ -159,8 +162,8 @@ impl Policy {
     /// Holds arguments against every argument rule of a tool. Absent arguments are `{}`.
     ///
     /// # Errors
-    /// The first rule that refuses, with where and why; values of the arguments are not told. A rule also
-    /// refuses what it cannot check, because it is nested too deep.
+    /// The first rule that refuses, with where and why; values of the arguments are not included. A rule
+    /// also refuses what it cannot check because it is nested too deep.
     pub fn check_arguments(&self, tool: &str, arguments: &Value) -> Result<(), ArgumentRefusal<'_>> {
         self.rules_of(tool).try_for_each(|rule| rule.verdict(arguments))
     }

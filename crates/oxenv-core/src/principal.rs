@@ -1,12 +1,12 @@
-//! [`Principal`]: who is calling.
+//! [`Principal`]: the caller.
 
-/// Who is calling, as the door knows it.
+/// The caller, as the door knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// The orchestrator: resets, steps, sees rewards.
     Control,
     /// The agent: calls tools, never sees rewards.
     Agent,
-    /// Somebody who only looks.
+    /// A caller that only reads.
     Observer,
 }

@@ -1,8 +1,8 @@
-//! What a session did, for whoever keeps it: one entry for each thing that was acknowledged.
+//! What a session did, for recorders: one entry for each thing that was acknowledged.
 //!
 //! Invariant: entries of one session come in the order of their `seq`, and a reply is given only
-//! when its entry is as safe as the recorder promises. Whoever writes an entry down takes secrets
-//! out of it first.
+//! when its entry is as safe as the recorder promises. The recorder removes secrets from an entry
+//! before it writes it.
 
 use oxenv_wire::{Reward, ToolError, ToolResult};
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ use crate::work::Work;
 /// - `append` takes the entry down at once, without waiting for any medium; it may be called from
 ///   any thread, and from several at once.
 /// - The work is done when the entry is as safe as the recorder promises. Dropping it changes
-///   nothing: the entry is written all the same.
+///   nothing: the entry is still written.
 /// - A failure means that the entry is not in the record and never will be.
 pub trait Recorder: Send + Sync {
     /// Takes an entry down.
@@ -36,7 +36,7 @@ pub struct RecordEntry<'a> {
     pub epoch: u64,
     /// When it was acknowledged: microseconds of UTC since 1970.
     pub time_us: u64,
-    /// What it was.
+    /// Its kind.
     pub event: RecordEvent<'a>,
 }
 
@@ -49,7 +49,7 @@ pub enum RecordEvent<'a> {
         environment: &'a str,
         /// The environment's version.
         version: &'a str,
-        /// Whether the environment says that the same seed and actions give the same bytes.
+        /// Whether the environment declares that the same seed and actions give the same bytes.
         deterministic: bool,
         /// The session's seed.
         seed: u64,
@@ -68,29 +68,29 @@ pub enum RecordEvent<'a> {
         episode_id: &'a str,
         /// The whole object that the client sent.
         arguments: Option<&'a RawValue>,
-        /// What came of it.
+        /// The outcome.
         outcome: RecordedOutcome<'a>,
         /// How long it took, in microseconds.
         duration_us: u64,
     },
     /// A step was taken, or failed.
     Step {
-        /// The number of the step within its episode, as the state tells it afterwards.
+        /// The number of the step within its episode, as the state reports it afterwards.
         step: u64,
-        /// Who took it; an agent's tool call is a step too.
+        /// The caller; an agent's tool call is a step too.
         principal: Principal,
         /// The action as it was spelled.
         action: &'a RawValue,
         /// The tool calls that it made, in order of completion; those that were cut off come last.
         calls: &'a [CallEntry<'a>],
-        /// What came of it.
+        /// The outcome.
         outcome: RecordedOutcome<'a>,
         /// How long it took, in microseconds.
         duration_us: u64,
     },
     /// It ended.
     Closed {
-        /// Why, in a word: `closed`, `expired`, `failed`, `drained`.
+        /// The reason in one word: `closed`, `expired`, `failed`, `drained`.
         reason: &'a str,
     },
 }
@@ -114,7 +114,7 @@ pub enum SessionOrigin<'a> {
     },
 }
 
-/// What came of a reset or a step.
+/// The outcome of a reset or a step.
 #[derive(Debug, Clone, Copy)]
 pub enum RecordedOutcome<'a> {
     /// It was answered.
@@ -140,6 +140,6 @@ pub struct CallEntry<'a> {
     pub tool: &'a str,
     /// The arguments, an object.
     pub arguments: Option<&'a RawValue>,
-    /// What came of it.
+    /// The outcome.
     pub outcome: &'a Result<ToolResult, ToolError>,
 }

@@ -75,12 +75,12 @@ impl<T> Slot<T> {
         self.waited
     }
 
-    /// Whose slot it is; absent for the default session, which takes none.
+    /// The owner of its slot; absent for the default session, which takes none.
     pub(crate) fn owner(&self) -> Option<SlotOwner> {
         self.permit.as_ref().map(|permit| permit.owner().clone())
     }
 
-    /// Says why, for callers who come later.
+    /// Records why, for later callers.
     pub(crate) fn retire(&mut self, reason: EndReason) {
         self.reason = Some(reason);
     }

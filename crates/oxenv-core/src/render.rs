@@ -79,7 +79,7 @@ fn tools(out: &mut String, spelling: Spelling, listing: &ToolListing, envelope: 
     }
 }
 
-/// An observation that tells what does not work of the session's tools.
+/// An observation that reports which of the session's tools do not work.
 pub(crate) fn with_problems(observed: Observed, problems: &[ToolsetProblem]) -> Observed {
     let Some(problems) = problem_metadata(problems) else { return observed };
     let own = observed.metadata.as_deref().map_or("{}", RawValue::get);

@@ -1,6 +1,6 @@
-//! [`StepReply`]: what came of a step, whoever asked for it and however it was spelled.
+//! [`StepReply`]: the outcome of a step, independent of its caller and its spelling.
 //!
-//! Invariant: a failure is no reply; what a tool says of itself, an error too, is.
+//! Invariant: a failure is no reply; what a tool itself reports, an error too, is one.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use oxenv_wire::{RawJson, Reward, Spelling, ToolError, ToolResult, ToolsetProble
 
 use crate::environment::Observed;
 
-/// What came of a call that reached its tool, or failed to.
+/// The outcome of a call: it reached its tool, or failed to.
 #[derive(Debug, Clone)]
 pub struct CallReply {
     /// The result, or the typed error.
@@ -23,10 +23,10 @@ pub struct CallReply {
     pub done: bool,
 }
 
-/// What came of a `call_tools` action.
+/// The outcome of a `call_tools` action.
 #[derive(Debug, Clone)]
 pub struct GraphReply {
-    /// What came of each call, by its id, in the order they were sent.
+    /// The outcome of each call, by its id, in the order they were sent.
     pub results: Vec<(String, Result<ToolResult, ToolError>)>,
     /// The sum of the calls' rewards; absent is null.
     pub reward: Option<Reward>,
@@ -39,7 +39,7 @@ pub struct GraphReply {
 /// The tools, as one step's observation.
 #[derive(Debug, Clone)]
 pub struct ToolListing {
-    /// The tools that a step may call, in order: a JSON array in the words of a step.
+    /// The tools that a step may call, in order: a JSON array in the form of a step.
     pub tools: Arc<str>,
     /// What does not work at present, so that its tools may be missing.
     pub problems: Vec<ToolsetProblem>,
@@ -47,7 +47,7 @@ pub struct ToolListing {
     pub done: bool,
 }
 
-/// What a step shows; the spelling is the request's.
+/// The observation of a step; the spelling is the request's.
 #[derive(Debug, Clone)]
 pub enum StepReply<'a> {
     /// The tools.
@@ -58,7 +58,7 @@ pub enum StepReply<'a> {
         spelling: Spelling,
         /// The tool's name.
         name: Cow<'a, str>,
-        /// What came of it.
+        /// The outcome.
         reply: CallReply,
     },
     /// The outcomes of a graph of calls.
@@ -74,7 +74,7 @@ impl StepReply<'_> {
             StepReply::Tools(_, listing) => listing.done = now,
             StepReply::Call { reply, .. } => reply.done = now,
             StepReply::Graph(reply) => reply.done = now,
-            // What the environment says of itself stands.
+            // What the environment itself reports stays.
             StepReply::Observed(_) => {}
         }
     }

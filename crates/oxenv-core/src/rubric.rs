@@ -1,7 +1,7 @@
-//! What computes rewards: a [`Rubric`] looks at what was done and shown, and says what it was worth.
+//! Computes rewards: a [`Rubric`] looks at what was done and shown, and returns what it was worth.
 //!
-//! Invariant: a rubric that cannot tell fails, in the phase `verify`; it never turns a failure into
-//! a number, and one that has no opinion gives null, never 0.
+//! Invariant: a rubric that cannot decide fails, in the phase `verify`; it never turns a failure
+//! into a number, and one that has no opinion gives null, never 0.
 //!
 //! Entry points: [`RubricSpec`] reads a rubric that was declared, [`scored`] puts one over any
 //! environment, [`rescore`] applies one to what was recorded. The components stand here too, for
@@ -48,7 +48,7 @@ pub use trajectory::{EpisodeRubric, Trajectory};
 pub struct Score {
     /// The reward; absent is no opinion, null on the wire.
     pub reward: Option<Reward>,
-    /// Whether the episode is done because the rubric says so.
+    /// Whether the episode is done because the rubric ended it.
     pub done: bool,
 }
 
@@ -60,7 +60,7 @@ impl Score {
     }
 }
 
-/// What a rubric is shown beside the act itself.
+/// What a rubric needs besides the act itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RubricNeeds {
     /// The earlier acts of the episode.
@@ -77,13 +77,13 @@ impl BitOr for RubricNeeds {
     }
 }
 
-/// What a rubric's last score was made of.
+/// The parts of a rubric's last score.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ScoreReport {
     /// The parts by their names and what each gave; null: no opinion, or not asked.
     pub parts: Vec<(String, Option<Reward>)>,
-    /// By the name of the part that says so, the reward of every act of the episode in order; empty
-    /// before the end. A rubric calls itself the empty name.
+    /// For each part, by its name, the reward of every act of the episode in order; empty before
+    /// the end. A rubric's own name is the empty string.
     pub step_rewards: Vec<(String, Vec<f64>)>,
     /// What judges answered, by the digests of the questions; see [`JudgeCache`].
     pub answers: Vec<(String, f64)>,
@@ -126,12 +126,12 @@ pub trait Rubric: Send {
     /// Scores the act that was just finished.
     fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>>;
 
-    /// What it wants to see. Asked once, when it is new.
+    /// What it needs. Called once, when it is new.
     fn needs(&self) -> RubricNeeds {
         RubricNeeds::default()
     }
 
-    /// What the last score was made of.
+    /// The parts of the last score.
     fn report(&self) -> ScoreReport {
         ScoreReport::default()
     }
@@ -147,7 +147,7 @@ pub trait Rubric: Send {
     /// Takes the state that the same rubric saved.
     ///
     /// # Errors
-    /// When the value is none of its states.
+    /// When the value is not one of its states.
     fn load(&mut self, saved: &Value) -> Result<(), Failure> {
         match saved {
             Value::Null => Ok(()),

@@ -1,6 +1,6 @@
 //! A session: one live environment, its history's counters, its lease.
 //!
-//! Invariant: a session is a cell with an async lock, not a thread. Whoever holds the lock is the
+//! Invariant: a session is a cell with an async lock, not a thread. The holder of the lock is the
 //! one step that runs; listing tools, the lease and the published state never wait for it. Once a
 //! session has ended it never comes back: doors that own one make a new one.
 //!
@@ -52,7 +52,7 @@ pub use request::{AgentCall, ResetOptions, SessionOperation, SessionRequest};
 /// Requests of one session with a key or a number that may run at once.
 const MAX_KEYED: InFlightLimit = InFlightLimit { requests: 1024, bytes: 64 << 20 };
 
-/// What is asked of a new session.
+/// The options of a new session.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
     /// Its seed; absent: derived from the server's.
@@ -61,10 +61,10 @@ pub struct SessionOptions {
     pub episode_id: Option<String>,
     /// How long it lives without a socket and without a call; absent: the store's limit.
     pub lease: Option<Duration>,
-    /// Who asks, by name: slots are shared out fairly among owners, and an owner may have a cap.
-    /// Absent: nobody in particular.
+    /// The owner's name: slots are shared out fairly among owners, and an owner may have a cap.
+    /// Absent: no owner.
     pub owner: Option<Arc<str>>,
-    /// How long to wait for a free slot, or for all that are asked for; absent: the store's limit.
+    /// How long to wait for a free slot, or for all requested slots; absent: the store's limit.
     pub queue: Option<Duration>,
 }
 
@@ -82,7 +82,8 @@ pub struct Session {
     hooks: Hooks,
     /// Whether what is done is kept for forks by replay.
     taped: bool,
-    /// Read by agents' calls that overlap, written by who needs the session for itself.
+    /// Read by agents' calls that overlap, written by an operation that needs the session for
+    /// itself.
     presence: tokio::sync::RwLock<()>,
     /// How many hold it for writing, or wait for that.
     exclusive: AtomicUsize,
@@ -110,7 +111,7 @@ impl Hooks {
     }
 }
 
-/// What the store makes a session of.
+/// The parts that the store makes a session of.
 pub(crate) struct NewSession {
     pub(crate) slot: Slot<Session>,
     pub(crate) spec: Arc<EnvironmentSpec>,
@@ -260,8 +261,8 @@ impl Session {
         let cell = Arc::clone(&self.cell);
         match (cell.try_lock_owned(), tokio::runtime::Handle::try_current()) {
             (Ok(mut cell), _) => drive::discard(&mut cell),
-            // A call still runs; it has just been cancelled. Somebody may keep the ended session to
-            // say why it ended, so the environment must not live as long as that.
+            // A call still runs; it has just been cancelled. A caller may keep the ended session to
+            // report why it ended, so the environment must not live as long as that.
             (Err(_), Ok(runtime)) => {
                 let cell = Arc::clone(&self.cell);
                 runtime.spawn(async move { drive::discard(&mut *cell.lock_owned().await) });
@@ -281,8 +282,8 @@ impl Session {
         true
     }
 
-    /// Takes the session for a socket; a socket that had it is told to go. The session's lease does
-    /// not run while the attachment lives.
+    /// Takes the session for a socket; a socket that had it is asked to leave. The session's lease
+    /// does not run while the attachment lives.
     #[must_use]
     pub fn attach(self: &Arc<Self>) -> Attachment {
         Attachment::new(self)
@@ -297,7 +298,7 @@ impl Session {
         self.lease.busy()
     }
 
-    /// Whose slot the session has; absent if it has none.
+    /// The owner of the session's slot; absent if it has none.
     pub(crate) fn slot_owner(&self) -> Option<SlotOwner> {
         self.progress.lock().slot.as_ref().and_then(Slot::owner)
     }
@@ -320,7 +321,7 @@ impl Session {
         if progress.running > 0 || std::mem::replace(&mut progress.end_recorded, true) {
             return;
         }
-        // Nobody waits for it: the record of an end promises nothing.
+        // No caller waits for it: the record of an end gives no guarantee.
         drop(recorder.append(&RecordEntry {
             session_id: &self.id,
             seq: progress.seq + 1,

@@ -1,9 +1,9 @@
-//! Slots for sessions, and the fair queue of those who wait for some.
+//! Slots for sessions, and the fair queue of requests that wait for some.
 //!
 //! Invariant: a slot is counted from the moment its [`Permit`] is made to the drop of that permit. A request
 //! has all the slots that it asks for at once, or none. Owners take turns, and within one owner first come,
-//! first served. Whoever waits for more slots than are free is overtaken by those who wait for fewer, until
-//! they have had as many slots as it asks for; from then on free slots are kept for it.
+//! first served. A request for more slots than are free is overtaken by requests for fewer, until those have
+//! had as many slots as it asks for; from then on free slots are kept for it.
 
 mod memory;
 
@@ -18,12 +18,12 @@ use tokio::time::Instant;
 
 use memory::{DescriptorGauge, DescriptorUse, MemoryGauge, MemoryUse};
 
-/// Those who wait, at the most; whoever comes then is refused at once.
+/// Maximum number of waiting requests; any further request is refused at once.
 const MAX_QUEUE: usize = 16_384;
-/// How often memory is looked at while somebody waits for it.
+/// How often free memory is checked while a request waits for it.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Who asks for a slot; nobody in particular has no name.
+/// The owner that asks for a slot; without a name, no owner in particular.
 pub(crate) type SlotOwner = Option<Arc<str>>;
 
 /// The slots of one store.
@@ -50,9 +50,9 @@ struct QueueState {
     waiting: usize,
     closed: bool,
     owners: HashMap<SlotOwner, Share>,
-    /// Owners with somebody waiting, in the order of their turns.
+    /// Owners with waiting requests, in the order of their turns.
     turns: VecDeque<SlotOwner>,
-    /// Those who have waited so far.
+    /// Requests that have waited so far.
     numbers: u64,
 }
 
@@ -82,14 +82,14 @@ pub(crate) struct Permit {
 /// Why there is no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoSlot {
-    /// So many are not free.
+    /// That number of slots is not free.
     Full {
         /// Slots that are taken.
         active: usize,
         /// Whether it is the owner's own cap.
         capped: bool,
     },
-    /// So many will never be free.
+    /// There will never be that number of free slots.
     TooMany {
         /// How many there may be.
         most: usize,
@@ -109,13 +109,13 @@ pub(crate) enum NoSlot {
     Closed,
 }
 
-/// What becomes of a request at once.
+/// The immediate answer to a request.
 enum Entered {
     Had(Permit),
     Waits(QueuePlace, oneshot::Receiver<Permit>),
 }
 
-/// Where somebody stands in the queue.
+/// The place of a request in the queue.
 #[derive(Clone, Copy)]
 struct QueuePosition {
     /// The owner's turn.
@@ -127,7 +127,7 @@ struct QueuePosition {
 /// The request whose turn it is.
 struct Next {
     spot: QueuePosition,
-    /// Those who are overtaken by that.
+    /// The requests that are overtaken by it.
     passed: Vec<QueuePosition>,
 }
 
@@ -148,7 +148,7 @@ impl Slots {
         SlotCounts { active: state.active, waiting: state.waiting }
     }
 
-    /// Gives no slots any more; those who wait are told at once.
+    /// Gives no slots any more; waiting requests are refused at once.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -159,8 +159,8 @@ impl Slots {
         drop(waiting);
     }
 
-    /// Refuses what can never be had: more slots than there are, but for one that stays taken, whose owner
-    /// `beside` is.
+    /// Refuses a request that can never be met: more slots than there are, except one that stays taken,
+    /// whose owner is `beside`.
     pub(crate) fn refuse_too_many(
         &self,
         owner: &SlotOwner,
@@ -175,14 +175,15 @@ impl Slots {
         }
     }
 
-    /// Waits for so many slots until that time; absent: not at all. Dropping the future leaves the queue.
+    /// Waits until that time for the given number of slots; absent: does not wait. Dropping the future
+    /// leaves the queue.
     pub(crate) async fn take(
         self: &Arc<Self>,
         owner: &SlotOwner,
         count: usize,
         until: Option<Instant>,
     ) -> Result<Permit, NoSlot> {
-        // It is not waited for: whoever waits has a descriptor too.
+        // It is not waited for: a waiting request holds a descriptor too.
         if let Some(used) = self.descriptors.exceeded(count) {
             return Err(NoSlot::Descriptors(used));
         }
@@ -239,7 +240,7 @@ impl Slots {
         Ok(Entered::Waits(place, receiver))
     }
 
-    /// Gives free slots to those whose turn it is.
+    /// Gives free slots to the requests whose turn it is.
     fn grant_slots(self: &Arc<Self>) {
         let mut left = Vec::new();
         let mut state = self.state.lock();
@@ -249,7 +250,7 @@ impl Slots {
             left.extend(waiting.sender.send(permit).err());
         }
         drop(state);
-        // Who has just left gives the slots back, outside the lock.
+        // A request that has just left gives the slots back, outside the lock.
         drop(left);
     }
 }
@@ -261,7 +262,7 @@ impl QueueState {
         NoSlot::Full { active: self.active, capped }
     }
 
-    /// The first who can have what it waits for without overtaking anybody too often.
+    /// The first request that can be met without overtaking another one too often.
     fn next(&self, slots: &Slots) -> Option<Next> {
         let mut allowed = slots.max.saturating_sub(self.active);
         if allowed == 0 {
@@ -270,7 +271,8 @@ impl QueueState {
         let mut passed = Vec::new();
         for (turn, owner) in self.turns.iter().enumerate() {
             let share = self.owners.get(owner)?;
-            // Who waits for its owner's cap can be overtaken by that owner's others alone.
+            // A request that waits for its owner's cap can be overtaken only by that owner's other
+            // requests.
             let mut own_allowed = slots.max_per_owner.saturating_sub(share.active);
             let mut own_passed = Vec::new();
             for (place, waiting) in share.waiting.iter().enumerate() {
@@ -320,7 +322,7 @@ impl QueueState {
         Some((owner, given))
     }
 
-    /// An owner without slots and without anybody waiting is nobody.
+    /// An owner without slots and without waiting requests is forgotten.
     fn forget(&mut self, owner: &SlotOwner) {
         if self.owners.get(owner).is_some_and(|share| share.waiting.is_empty()) {
             self.turns.retain(|turn| turn != owner);
@@ -331,7 +333,7 @@ impl QueueState {
     }
 }
 
-/// A place in the queue. Its drop leaves the queue, and lets those go on who waited behind it.
+/// A place in the queue. Dropping it leaves the queue, and lets requests behind it go on.
 struct QueuePlace {
     slots: Arc<Slots>,
     owner: SlotOwner,
@@ -357,12 +359,12 @@ impl Drop for QueuePlace {
 }
 
 impl Permit {
-    /// Whose slots they are.
+    /// The owner of the slots.
     pub(crate) fn owner(&self) -> &SlotOwner {
         &self.owner
     }
 
-    /// The same slots, one by one.
+    /// Splits the slots into single ones.
     pub(crate) fn singly(mut self) -> impl Iterator<Item = Permit> {
         std::iter::from_fn(move || {
             self.count = self.count.checked_sub(1)?;
@@ -418,11 +420,11 @@ mod tests {
 
     type Taking = Pin<Box<dyn Future<Output = Result<Permit, NoSlot>>>>;
 
-    /// Somebody who waits, in the order of arrival.
+    /// A waiting request, in the order of arrival.
     struct Asker {
         owner: usize,
         count: usize,
-        /// Slots that went to those who came later.
+        /// Slots that went to later requests.
         overtaken: usize,
         taking: Taking,
     }
@@ -460,7 +462,7 @@ mod tests {
             self.check();
         }
 
-        /// Until nothing changes: one who comes may let another go on.
+        /// Until nothing changes: one request that is met may let another go on.
         fn poll(&mut self) {
             while self.poll_each() {}
         }
@@ -485,7 +487,7 @@ mod tests {
             self.waiting.len() < before
         }
 
-        /// None is lost and none too many; who waits is counted and has nothing.
+        /// None is lost and none too many; a waiting request is counted and has nothing.
         fn check(&self) {
             let taken: usize = self.had.iter().map(|(_, permit)| permit.count).sum();
             assert!(taken <= MAX);
@@ -496,7 +498,8 @@ mod tests {
             }
         }
 
-        /// Nobody is overtaken too often, and a slot is kept free only for who was overtaken often enough.
+        /// No request is overtaken too often, and a slot is kept free only for one that was overtaken
+        /// often enough.
         fn check_fairness(&self) {
             let free = MAX - self.slots.counts().active;
             for (place, asker) in self.waiting.iter().enumerate() {
@@ -511,7 +514,7 @@ mod tests {
             }
         }
 
-        /// Everybody is served as long as slots are given back.
+        /// Every request is met as long as slots are given back.
         fn ends(mut self) {
             while !self.waiting.is_empty() {
                 assert!(!self.had.is_empty(), "{} are left waiting", self.waiting.len());

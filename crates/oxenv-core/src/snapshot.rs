@@ -104,7 +104,7 @@ impl SnapshotKey {
 
 /// A snapshot before it is written as a text, which is a third larger.
 pub struct SealedSnapshot {
-    /// What the text begins with.
+    /// The prefix of the text.
     head: String,
     /// What follows it as base64.
     body: Vec<u8>,
@@ -117,7 +117,7 @@ impl SealedSnapshot {
         self.head.len() + (4 * self.body.len()).div_ceil(3)
     }
 
-    /// The text in pieces of some 64 KiB, each made when it is asked for.
+    /// The text in pieces of some 64 KiB, each made on demand.
     pub fn into_pieces(self) -> impl Iterator<Item = String> + Send {
         let SealedSnapshot { head, body } = self;
         let mut at = 0;
@@ -140,7 +140,7 @@ impl SealedSnapshot {
     }
 }
 
-/// What a snapshot tells beside the environment's state.
+/// What a snapshot holds besides the environment's state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Snapshot {
@@ -178,7 +178,7 @@ impl Snapshot {
     /// The snapshot in a text, and the environment's state.
     ///
     /// # Errors
-    /// [`ErrorCode::SnapshotInvalid`] says what is wrong with it.
+    /// [`ErrorCode::SnapshotInvalid`] with what is wrong with it.
     pub(crate) fn open(text: &str, key: &SnapshotKey) -> Result<(Self, Vec<u8>), Failure> {
         let text = text.trim();
         let Some(body) = text.strip_prefix(MAGIC) else {
@@ -213,7 +213,7 @@ impl Snapshot {
         Ok((snapshot, bytes))
     }
 
-    /// The seed of the episode that it was taken in; where it does not tell, the one that is derived.
+    /// The seed of the episode that it was taken in; if it is not recorded, the derived one.
     pub(crate) fn episode_seed(&self) -> u64 {
         self.episode_seed.unwrap_or(match self.epoch {
             0 => self.seed,
@@ -362,7 +362,7 @@ mod tests {
         assert!(Snapshot::open(&sealed(&of_file(b"one")), &of_file(b"two")).is_err());
     }
 
-    /// What a digest without a key would let anybody make.
+    /// What anyone could make if the digest had no key.
     #[test]
     fn a_forged_one_is_refused() {
         use sha2::{Digest as _, Sha256};

@@ -4,7 +4,7 @@
 
 use crate::failure::Failure;
 
-/// How many bytes may be saved of a session, and what whoever is refused for more can do.
+/// How many bytes of a session may be saved, and what a refused caller can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotRoom {
     /// Bytes of the environment's state, the workspace and the calls to make again, together. Default 256

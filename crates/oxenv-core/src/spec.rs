@@ -1,7 +1,7 @@
 //! What an environment declares about itself, and the factory that makes live ones.
 //!
-//! Invariant: a spec is immutable and shared; everything a door tells about an environment without
-//! touching a session comes from here.
+//! Invariant: a spec is immutable and shared; everything that a door publishes about an environment
+//! without touching a session comes from here.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::toolbox::Toolbox;
 use crate::work::Work;
 use crate::workspace::Workspace;
 
-/// What a step without a known `type` is.
+/// How a step without a known `type` is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionSpace {
@@ -39,11 +39,11 @@ pub struct EnvironmentSpec {
     pub name: String,
     /// The name in `/metadata`, by which the reference knows it: `EchoEnvironment`.
     pub title: String,
-    /// What it is, in a sentence.
+    /// A description in one sentence.
     pub description: String,
     /// Its version.
     pub version: String,
-    /// Who wrote it.
+    /// Its author.
     pub author: Option<String>,
     /// Its README, in Markdown.
     pub readme: Option<String>,
@@ -51,9 +51,9 @@ pub struct EnvironmentSpec {
     pub documentation_url: Option<String>,
     /// JSON Schemas of its messages.
     pub schemas: Schemas,
-    /// What a step without a known `type` is.
+    /// How a step without a known `type` is read.
     pub action_space: ActionSpace,
-    /// What it can do.
+    /// Its capabilities.
     pub capabilities: Capabilities,
     /// Its tasks, if it has some.
     pub tasks: Option<Arc<dyn TaskSource>>,
@@ -128,7 +128,7 @@ pub trait TaskSource: Send + Sync {
     fn task(&self, split: &str, index: usize) -> Result<Value, TaskError>;
 }
 
-/// What a new environment is told.
+/// What a new environment gets.
 #[derive(Debug, Clone)]
 pub struct EnvironmentContext {
     /// The session's id.
@@ -140,7 +140,7 @@ pub struct EnvironmentContext {
 }
 
 impl EnvironmentContext {
-    /// What an environment is told that was not reset so far.
+    /// What an environment gets that has not been reset yet.
     #[must_use]
     pub fn new(session_id: impl Into<String>, seed: u64) -> Self {
         EnvironmentContext { session_id: session_id.into(), seed, episode: EpisodeSeeds::before_reset(seed) }
@@ -181,7 +181,7 @@ pub struct CopySource<'a> {
     pub room: SnapshotRoom,
 }
 
-/// A tool call of an episode, and who made it.
+/// A tool call of an episode, and its caller.
 #[derive(Debug, Clone)]
 pub struct EpisodeCall {
     /// Through which door it came.
@@ -251,7 +251,7 @@ pub trait EnvironmentFactory: Send + Sync {
         Arc::new(Toolbox::empty())
     }
 
-    /// Every tool that a session has, for lists that are asked for without one.
+    /// Every tool that a session has, for lists that are requested without one.
     fn all_tools(&self) -> Arc<Toolbox> {
         self.server_tools()
     }

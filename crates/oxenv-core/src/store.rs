@@ -186,7 +186,7 @@ impl SessionStore {
         self
     }
 
-    /// Who measures what its sessions do, if anybody does.
+    /// The observer that measures what its sessions do, if there is one.
     #[must_use]
     pub fn observer(&self) -> Option<&Arc<dyn Observer>> {
         self.hooks.observer.as_ref()
@@ -219,7 +219,7 @@ impl SessionStore {
         created
     }
 
-    /// Tells the observer of a session that could not be made.
+    /// Reports a session that could not be made to the observer.
     fn observe_refusal(&self, made: &Result<Arc<Session>, Failure>) {
         if let (Err(failure), Some(observer)) = (made, &self.hooks.observer) {
             observer.refused(failure);

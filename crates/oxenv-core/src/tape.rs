@@ -1,8 +1,8 @@
 //! What an episode was made of, for environments and toolsets that are forked by replay.
 //!
-//! Invariant: half an episode is none. A tape that is too long for its bound is dropped as a whole, and
-//! so is one whose beginning is not known; either says so. Forks share what came before them: a copy of a
-//! tape copies none of its entries.
+//! Invariant: a tape holds a whole episode or nothing. A tape that is too long for its bound is dropped
+//! as a whole, and so is one whose beginning is not known; either case is reported. Forks share what came
+//! before them: a copy of a tape copies none of its entries.
 
 use std::sync::Arc;
 

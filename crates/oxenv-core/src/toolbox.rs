@@ -1,4 +1,4 @@
-//! The union of a session's toolsets, and the one road of a call.
+//! The union of a session's toolsets, and the one path of a call.
 //!
 //! Invariant: every call, whatever the door, is found with [`Toolbox::find`] and made with
 //! [`ResolvedTool::call`]. The names are immutable; a changed list replaces them as a whole.
@@ -37,7 +37,7 @@ pub use request::CallRequest;
 pub use resolved::ResolvedTool;
 pub use resources_and_prompts::Offered;
 
-/// Bytes of an error's message, at the most: people and models read it.
+/// Maximum bytes of an error's message: people and models read it.
 const MAX_MESSAGE_BYTES: usize = 16 << 10;
 
 /// The tools that a session offers.
@@ -160,13 +160,13 @@ impl Toolbox {
         }
     }
 
-    /// The tools that somebody may call, in order.
+    /// The tools that a caller may call, in order.
     #[must_use]
     pub fn tools(&self, principal: Principal) -> Arc<[Tool]> {
         Arc::clone(self.catalogue().tools(principal))
     }
 
-    /// The tools that somebody may call as a JSON array, made once per change.
+    /// The tools that a caller may call as a JSON array, made once per change.
     #[must_use]
     pub fn listing(&self, principal: Principal, spelling: ToolSpelling) -> Arc<str> {
         Arc::clone(self.catalogue().listing(principal, spelling, &self.mounts))
@@ -195,7 +195,7 @@ impl Toolbox {
         of_sets.chain(of_union).collect()
     }
 
-    /// Whose tool that is, by the names as they are now. Never waits.
+    /// The toolset of a tool, by the names as they are now. Never waits.
     #[must_use]
     pub fn find<'a>(&'a self, tool: &'a str) -> ResolvedTool<'a> {
         ResolvedTool::of(self, tool)
@@ -254,7 +254,7 @@ impl Toolbox {
             None => Arc::new(Catalogue::of(&self.mounts)),
         };
         let mut known = self.catalogue.write();
-        // Whoever was slower must not put older names back.
+        // A slower caller must not put older names back.
         if known.0 < changes {
             *known = (changes, made);
         }
@@ -262,7 +262,7 @@ impl Toolbox {
     }
 }
 
-/// Work of a toolset, whose panic is a result.
+/// Runs work of a toolset; its panic becomes a result.
 fn contained<'a, T: Send + 'a>(begin: impl FnOnce() -> Work<'a, T>) -> Work<'a, Result<T, String>> {
     match catch_unwind(AssertUnwindSafe(begin)) {
         Ok(Work::Done(Some(value))) => Work::done(Ok(value)),

@@ -1,7 +1,7 @@
 //! The trait of a source of tools.
 //!
-//! Invariant: a toolset never repeats a call and never guesses: what it cannot tell is an error of
-//! one of the five types that stock clients know.
+//! Invariant: a toolset never repeats a call and never guesses: what it does not know is an error
+//! of one of the five types that stock clients know.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use crate::principal::Principal;
 use crate::seed::EpisodeSeeds;
 use crate::work::Work;
 
-/// Whom a toolset's tools belong to.
+/// Whether tools belong to the session or are shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -29,7 +29,7 @@ pub enum Scope {
     Session,
 }
 
-/// Who calls, for tools that want to know.
+/// The caller, for tools that need to know.
 #[derive(Clone, Copy)]
 pub struct CallContext<'a> {
     /// The session, if the call belongs to one.
@@ -55,10 +55,10 @@ impl CallContext<'static> {
     }
 }
 
-/// What a tool tells its caller while it runs.
+/// What a tool reports to its caller while it runs.
 #[derive(Debug, Clone)]
 pub enum CallNotification {
-    /// How far it is.
+    /// Its progress.
     Progress {
         /// Rises with every note of a call.
         progress: f64,
@@ -79,7 +79,7 @@ pub enum CallNotification {
 }
 
 impl CallNotification {
-    /// Roughly the bytes of memory that it takes, so that those who keep notes can bound them.
+    /// Roughly the bytes of memory that it takes, so that code that keeps notes can bound them.
     #[must_use]
     pub fn weight(&self) -> usize {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
@@ -94,7 +94,7 @@ impl CallNotification {
 
 /// The client behind a call, for tools that talk back while they run.
 pub trait CallerChannel: Send + Sync {
-    /// Passes a note on. Never waits; a client that asked for none hears nothing.
+    /// Passes a note on. Never waits; a client that asked for none receives none.
     fn tell(&self, note: CallNotification);
 
     /// Asks the client: `sampling/createMessage`, `elicitation/create` or `roots/list` with its
@@ -102,7 +102,7 @@ pub trait CallerChannel: Send + Sync {
     fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestError>>;
 }
 
-/// What a toolset offers beside tools, each item as MCP spells it.
+/// The offers of a toolset besides tools, each item as MCP spells it.
 #[derive(Debug, Clone, Default)]
 pub struct ResourcesAndPrompts {
     /// Resources, with `uri` and `name`.
@@ -113,7 +113,7 @@ pub struct ResourcesAndPrompts {
     pub prompts: Vec<Value>,
 }
 
-/// Why a request that is no tool call was refused: a JSON-RPC error.
+/// Why a request that is not a tool call was refused: a JSON-RPC error.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RequestError {
     /// JSON-RPC's or MCP's number.
@@ -132,7 +132,7 @@ impl RequestError {
     }
 }
 
-/// Counts the changes of the lists that a toolbox is made of, and wakes those who wait for one.
+/// Counts the changes of the lists that a toolbox is made of, and wakes those waiting for one.
 #[derive(Debug, Clone, Default)]
 pub struct ChangeCounter(Arc<ChangeState>);
 
@@ -155,7 +155,7 @@ impl ChangeCounter {
         self.0.count.load(Ordering::Acquire)
     }
 
-    /// Waits until there were more than `seen` changes; gives their number.
+    /// Waits until there were more than `seen` changes; returns their number.
     pub async fn after(&self, seen: u64) -> u64 {
         loop {
             let mut changed = std::pin::pin!(self.0.notify.notified());
@@ -250,7 +250,7 @@ pub trait Toolset: Send + Sync {
         None
     }
 
-    /// Whom its tools belong to.
+    /// Whether its tools belong to the session or are shared.
     fn scope(&self) -> Scope {
         Scope::Server
     }
@@ -278,9 +278,9 @@ pub trait Toolset: Send + Sync {
         Err(Failure::unsupported(format!("toolset '{}' cannot copy itself", self.name())))
     }
 
-    /// Ends what a new episode with that seed does not go on with, if its author asked for that, and waits
-    /// for it: the session's folder is made fresh next, and nothing of the last episode is to write there any
-    /// more.
+    /// Ends whatever the new episode with that seed does not continue with, if its author asked for that, and
+    /// waits for it: the session's folder is made fresh next, and nothing of the last episode may write there
+    /// any more.
     fn end_episode(&self, seeds: EpisodeSeeds) -> Work<'_, ()> {
         let _ = seeds;
         Work::done(())
@@ -304,7 +304,7 @@ pub trait Toolset: Send + Sync {
         arguments: Option<&'a RawValue>,
     ) -> Work<'a, Result<ToolResult, ToolError>>;
 
-    /// What it offers beside tools.
+    /// Its offers besides tools.
     fn extras(&self) -> Arc<ResourcesAndPrompts> {
         Arc::default()
     }

@@ -68,7 +68,7 @@ impl<O> Step<O> {
 
 /// An environment as an author writes it; [`typed`] makes a factory of it.
 ///
-/// The methods are `async` and may suspend if the capabilities say [`Execution::Task`]; under
+/// The methods are `async` and may suspend if the capabilities include [`Execution::Task`]; under
 /// [`Execution::Inline`], the default, they must finish at once.
 ///
 /// ```
@@ -117,9 +117,9 @@ impl<O> Step<O> {
 /// # });
 /// ```
 pub trait TypedEnvironment: Send + Sync + Sized + 'static {
-    /// What the agent does.
+    /// The agent's action.
     type Action: DeserializeOwned + JsonSchema + Send;
-    /// What it sees.
+    /// The agent's observation.
     type Observation: Serialize + JsonSchema + Send;
     /// What an orchestrator may look at, beside `episode_id` and `step_count`.
     type State: Serialize + JsonSchema;
@@ -149,7 +149,7 @@ pub trait TypedEnvironment: Send + Sync + Sized + 'static {
         None
     }
 
-    /// The state that [`TypedEnvironment::snapshot`] saved; `None` if the bytes are none.
+    /// The state that [`TypedEnvironment::snapshot`] saved; `None` if the bytes are invalid.
     fn restore(bytes: &[u8]) -> Option<Self> {
         let _ = bytes;
         None

@@ -15,7 +15,7 @@ use oxenv_wire::panic_text;
 pub enum Work<'a, T> {
     /// Finished. `None` only after it was polled.
     Done(Option<T>),
-    /// To be awaited. Dropping it cancels it.
+    /// A future to await. Dropping it cancels it.
     Pending(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
 }
 

@@ -36,7 +36,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 const MIN_REMOVE_PAUSE: Duration = Duration::from_millis(50);
 const MAX_REMOVE_PAUSE: Duration = Duration::from_secs(4);
 
-/// What a fresh workspace holds.
+/// The content of a fresh workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum WorkspaceSource {
     /// Nothing.
@@ -87,7 +87,7 @@ pub struct Workspace {
     limits: WorkspaceLimits,
     cannot_share: Arc<AtomicBool>,
     running: TaskTracker,
-    /// Held while it is made fresh: one that nobody waits for any more still has to end first.
+    /// Held while it is made fresh: a refresh without a waiting caller still has to end first.
     renewing: Mutex<()>,
 }
 
@@ -95,8 +95,8 @@ impl Workspaces {
     /// Makes a root below `parent`, and deletes roots there whose servers died without doing so.
     ///
     /// # Errors
-    /// The file system's, with the path in it; also when a named folder is none, or when it would be
-    /// copied into itself.
+    /// The file system's, with the path in it; also when a named folder is not a folder, or when it
+    /// would be copied into itself.
     pub fn new(parent: &Path, source: WorkspaceSource) -> io::Result<Self> {
         if let WorkspaceSource::CopyOf(folder) | WorkspaceSource::Shared(folder) = &source
             && !folder.is_dir()
@@ -124,8 +124,8 @@ impl Workspaces {
         self
     }
 
-    /// The file whose lock says that their folder is in use. Whoever runs programs in workspaces, and may
-    /// outlive this process, holds a shared lock of it for as long.
+    /// The file whose lock marks their folder as in use. A supervisor that runs programs in workspaces,
+    /// and may outlive this process, holds a shared lock of it while they run.
     #[must_use]
     pub fn lock_path(&self) -> PathBuf {
         self.root.lock_path()
@@ -153,8 +153,8 @@ impl Workspaces {
     /// what the saved one was known as. A reset makes it what resets make of any other here. Blocks.
     ///
     /// # Errors
-    /// The file system's, with the path in it; [`io::ErrorKind::InvalidData`] for bytes that nobody saved,
-    /// which then have changed nothing; [`io::ErrorKind::QuotaExceeded`] past a limit;
+    /// The file system's, with the path in it; [`io::ErrorKind::InvalidData`] for bytes that are no saved
+    /// workspace; then nothing has changed; [`io::ErrorKind::QuotaExceeded`] past a limit;
     /// [`io::ErrorKind::Unsupported`] where all sessions share one folder.
     pub fn restore(&self, name: &str, known_as: PathBuf, archive: &[u8]) -> io::Result<Workspace> {
         if let WorkspaceSource::Shared(folder) = &self.source {

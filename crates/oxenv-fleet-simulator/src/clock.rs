@@ -1,6 +1,6 @@
 //! The time of the simulated Fleet, which can be moved ahead.
 //!
-//! Invariant: it never goes back, and whoever sleeps is woken when it jumps.
+//! Invariant: it never goes back, and sleepers are woken when it jumps.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// It is moved ahead by so much at most, 136 years, so that a time can always be added to it.
+/// The most that it is moved ahead, 136 years, so that a time can always be added to it.
 const MAX_TIME: Duration = Duration::from_secs(1 << 32);
 
 /// A clock that begins at 0.
@@ -44,8 +44,8 @@ impl SimulatedClock {
         self.changed.notify_waiters();
     }
 
-    /// Sleeps until the time that `until` gives, or until somebody calls [`SimulatedClock::wake_sleepers`]
-    /// after it was asked; without a time only the latter.
+    /// Sleeps until the time that `until` gives, or until a call of [`SimulatedClock::wake_sleepers`]
+    /// after `until` was called; without a time only the latter.
     pub(crate) async fn sleep_until(&self, until: impl FnOnce() -> Option<Duration>) {
         let changed = self.changed.notified();
         tokio::pin!(changed);

@@ -1,7 +1,7 @@
 //! A listener and the connections that it accepted.
 //!
-//! Invariant: once [`Connections::abort`] returns nobody can connect any more, and what is connected is let
-//! go as soon as its task is polled; [`Connections::close`] waits for that.
+//! Invariant: once [`Connections::abort`] returns, no client can connect any more, and each connection is
+//! dropped as soon as its task is polled; [`Connections::close`] waits for that.
 
 use std::fmt;
 use std::io;
@@ -86,7 +86,7 @@ impl Connections {
         self.listener.lock().is_some()
     }
 
-    /// Stops listening now and lets go of all connections.
+    /// Stops listening now and drops all connections.
     pub(crate) fn abort(&self) {
         self.ended.cancel();
         self.listener.lock().take();

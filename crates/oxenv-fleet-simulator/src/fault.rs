@@ -74,7 +74,7 @@ pub enum Effect {
     HangAfter,
     /// `cut`: it is done, and the connection is closed in the middle of the answer.
     Cut,
-    /// `slow=2s`, `slow=250ms`: it waits so long, in whole milliseconds, before anything is done.
+    /// `slow=2s`, `slow=250ms`: it waits that long, in whole milliseconds, before anything is done.
     Slow(Duration),
     /// `garbage`: it is done and answered with a text that is not JSON, with status 200.
     Garbage,
@@ -92,7 +92,7 @@ pub enum Effect {
     LoseSessionInCall,
     /// `empty-tools`: no tools are listed.
     EmptyTools,
-    /// `is-error`: calls run and give a result that says `isError`.
+    /// `is-error`: calls run and give a result with `isError` set.
     IsError,
     /// `null-image`: a screenshot has no image.
     NullImage,
@@ -108,7 +108,7 @@ pub enum Effect {
     OldResources,
 }
 
-/// What becomes of an instance that is pending.
+/// The outcome of an instance that is pending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PendingOutcome {
     /// `pending`: it runs.

@@ -64,7 +64,7 @@ impl SimulatedInstance {
         self.lifecycle.lock().deadline()
     }
 
-    /// Notes that a client asked for it: a pending one with an outcome comes to that now.
+    /// Notes that a client asked for it: a pending one with an outcome now gets that outcome.
     pub(crate) fn note_request(&self, now: Duration) {
         if self.lifecycle.lock().note_request() == Some(PendingOutcome::Stopped) {
             self.end(now);
@@ -88,7 +88,7 @@ impl SimulatedInstance {
         self.connections.lock().as_ref().is_some_and(|connections| connections.is_listening())
     }
 
-    /// Stops listening and lets go of its connections.
+    /// Stops listening and drops its connections.
     pub(crate) fn stop_listening(&self) {
         if let Some(connections) = &*self.connections.lock() {
             connections.abort();

@@ -26,7 +26,7 @@ pub enum Destination {
 /// A request that came.
 #[derive(Clone)]
 pub struct LoggedRequest {
-    /// To whom.
+    /// The addressee.
     pub to: Destination,
     /// `GET`, `POST` or `DELETE`.
     pub method: String,

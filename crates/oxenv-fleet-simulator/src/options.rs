@@ -1,4 +1,4 @@
-//! What a simulated Fleet is like.
+//! The options of a simulated Fleet.
 //!
 //! Invariant: `Debug` shows no key and no token.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::fault::Fault;
 
-/// A key of the API, and whose it is. Teams do not see each other's instances, and each has a limit of its
+/// A key of the API, and its team. Teams do not see each other's instances, and each has a limit of its
 /// own.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey {
@@ -40,7 +40,7 @@ pub enum Framing {
     Sse,
 }
 
-/// What the MCP endpoints of an instance ask for.
+/// The credentials that the MCP endpoints of an instance require.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum McpAuth {
     /// Nothing.
@@ -52,7 +52,7 @@ pub enum McpAuth {
     Runner,
 }
 
-/// What a simulated Fleet is like.
+/// The options of a simulated Fleet.
 #[derive(Clone)]
 pub struct SimulatorOptions {
     /// The port of the control plane; 0 takes a free one.
@@ -61,24 +61,24 @@ pub struct SimulatorOptions {
     pub keys: Vec<ApiKey>,
     /// Instances at once of one team. Default: 10.
     pub instance_limit: usize,
-    /// How long an instance is `pending` before it runs; a create is held that long. Default: not at all.
+    /// How long an instance is `pending` before it runs; a create is held that long. Default: zero.
     pub provisioning_delay: Duration,
-    /// How long an instance lives whose create names no `ttl_seconds`. Default: 1 hour.
+    /// How long an instance lives if its create has no `ttl_seconds`. Default: 1 hour.
     pub ttl: Duration,
     /// Whether the instance manager answers 404 without the runner token. Default: no.
     pub runner_gate: bool,
     /// The runner token. Default: `runner_simulated`.
     pub runner_token: String,
     /// Whether verifiers are run. They are code that the caller sends, and it runs on this machine as this
-    /// user with `python3`; otherwise each fails and says so. Default: no.
+    /// user with `python3`; otherwise each fails and reports that. Default: no.
     pub run_verifiers: bool,
     /// How long a verifier may run. Default: 30 s.
     pub verifier_timeout: Duration,
-    /// How replies over MCP are framed, unless a fault says otherwise.
+    /// How replies over MCP are framed, unless a fault sets it.
     pub framing: Framing,
     /// Whether an `initialize` is given a session id, which later requests must name. Default: yes.
     pub mcp_sessions: bool,
-    /// What the MCP endpoints ask for.
+    /// The credentials that the MCP endpoints require.
     pub mcp_auth: McpAuth,
     /// Ids are made of this and of how many came before. Default: 0.
     pub seed: u64,

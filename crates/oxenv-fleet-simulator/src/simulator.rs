@@ -36,7 +36,7 @@ impl Simulator {
         Ok(Simulator { state: simulator, control, url })
     }
 
-    /// The URL of the control plane, without a `/` at its end: what `FLEET_BASE_URL` is to be.
+    /// The URL of the control plane, without a `/` at its end: the value for `FLEET_BASE_URL`.
     #[must_use]
     pub fn control_url(&self) -> &str {
         &self.url

@@ -1,7 +1,7 @@
 //! The state of the simulated Fleet: its instances, their create requests, and the clock.
 //!
 //! Invariant: an instance is counted from the moment its create was accepted until it is ended, whether or
-//! not anybody heard of it; its listener ends with it.
+//! not its client received it; its listener ends with it.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,7 +22,7 @@ use crate::view::{InstanceStatus, InstanceView};
 /// Instances that are known, those that have stopped among them.
 const MAX_INSTANCES: usize = 10_000;
 
-/// What the control plane and the instances share.
+/// The state that the control plane and the instances share.
 pub(crate) struct SimulatorState {
     pub(crate) options: SimulatorOptions,
     pub(crate) clock: SimulatedClock,
@@ -66,7 +66,7 @@ pub(crate) enum CreateOutcome {
 }
 
 impl SimulatorState {
-    /// With a task that ends instances whose time is over.
+    /// With a task that ends expired instances.
     pub(crate) fn new(options: SimulatorOptions) -> Arc<Self> {
         let simulator = Arc::new(SimulatorState {
             clock: SimulatedClock::new(),
@@ -102,7 +102,7 @@ impl SimulatorState {
         make: impl FnOnce(String) -> io::Result<Arc<SimulatedInstance>>,
     ) -> io::Result<CreateOutcome> {
         let mut table = self.table.lock();
-        // What is made from here on would not be ended.
+        // Anything made from here on would not be ended.
         if self.ended.is_cancelled() {
             return Err(io::Error::other("the simulator has ended"));
         }
@@ -191,7 +191,7 @@ impl SimulatorState {
         self.table.lock().instances.clone()
     }
 
-    /// Ends those whose time is over; gives when the next one's will be.
+    /// Ends expired instances; returns when the next one expires.
     fn end_expired(&self) -> Option<Duration> {
         let now = self.clock.now();
         let mut next = None;

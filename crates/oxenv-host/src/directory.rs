@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Bytes of a folder of which each session gets a copy, at the most.
+/// Maximum bytes of a folder of which each session gets a copy.
 pub const MAX_COPIED_BYTES: u64 = 64 << 20;
 
 /// What no environment reads, or reads by its place: version control, installed packages, caches.

@@ -1,7 +1,7 @@
 //! Makes sessions of a hosted environment.
 //!
-//! Invariant: what is told without a session (schemas, tools, metadata) was told by the environment itself,
-//! once, at the start.
+//! Invariant: what is published without a session (schemas, tools, metadata) was reported by the
+//! environment itself, once, at the start.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub struct HostedFactory {
 }
 
 impl HostedFactory {
-    /// Makes one environment to hear what it tells of itself, and closes it.
+    /// Makes one environment to read its description, and closes it.
     ///
     /// # Errors
     /// The environment cannot be made.

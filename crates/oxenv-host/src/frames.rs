@@ -12,9 +12,9 @@ use tokio::net::UnixStream;
 
 /// Bytes before the JSON.
 const HEAD_BYTES: usize = 8;
-/// Bytes of a frame, at the most.
+/// Maximum bytes of a frame.
 const MAX_FRAME: usize = 1 << 30;
-/// Bytes of the buffer that is kept between frames, at the most.
+/// Maximum bytes of the buffer that is kept between frames.
 const MAX_KEPT_BUFFER: usize = 1 << 20;
 
 /// The server's end of a worker's socket.

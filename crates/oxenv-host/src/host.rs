@@ -1,7 +1,7 @@
 //! The host: starts the template, keeps spare workers, and starts all of it again when it is lost.
 //!
-//! Invariant: a spare has imported the environment and made nothing of it, so it is as new to whichever
-//! session takes it; no worker serves two sessions.
+//! Invariant: a spare has imported the environment and made nothing of it, so it is new to any session
+//! that takes it; no worker serves two sessions.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Threads of a template that can be forked safely.
 const MAX_FORKABLE_THREADS: usize = 1;
-/// Libraries that start threads when they are imported are told to start one.
+/// Libraries that start threads when they are imported are configured to start one.
 const ONE_THREAD: [&str; 4] =
     ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
 
@@ -51,7 +51,7 @@ pub enum Isolation {
 
 /// How an environment is run.
 pub struct HostOptions {
-    /// What is served.
+    /// The served environment.
     pub source: HostSource,
     /// The Python to run it with.
     pub python: PathBuf,
@@ -135,7 +135,8 @@ impl Host {
     /// Imports the environment.
     ///
     /// # Errors
-    /// Python cannot be started, or the environment cannot be imported: says why and what to do.
+    /// Python cannot be started, or the environment cannot be imported: explains why and what to
+    /// do.
     pub async fn start(options: HostOptions) -> Result<Arc<Self>, HostError> {
         let temporaries = Workspaces::new(&std::env::temp_dir(), WorkspaceSource::Empty)?;
         let place = Arc::new(temporaries.open("host")?);
@@ -188,7 +189,7 @@ impl Host {
         self.isolation
     }
 
-    /// What is to be said at the start, for people.
+    /// Notes to print at the start, for people.
     pub fn notes(&self) -> impl Iterator<Item = &str> {
         self.loaded.notes.iter().map(String::as_str)
     }
@@ -199,7 +200,7 @@ impl Host {
         &self.loaded.python
     }
 
-    /// A worker that has imported the environment, and nobody's so far.
+    /// A worker that has imported the environment, and has no session so far.
     pub(crate) async fn take(self: &Arc<Self>) -> Result<Worker, HostError> {
         let spare = std::iter::from_fn(|| self.spares.lock().pop_front()).find(|worker| !worker.has_ended());
         let worker = match spare {
@@ -398,7 +399,7 @@ impl Host {
         tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
     }
 
-    /// The folders of a template, of whose working directory those of workers are copies.
+    /// The folders of a template; the working directories of workers are copies of its own.
     fn template_folders(&self, number: u64) -> io::Result<Folders> {
         let mut all = vec![Arc::new(self.temporaries.open(&format!("template-{number}"))?)];
         all.extend(self.directories.as_ref().map(|directories| Arc::clone(&directories.base)));

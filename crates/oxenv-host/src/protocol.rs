@@ -1,4 +1,4 @@
-//! What is said to `worker.py` and what it answers, as JSON.
+//! Messages to `worker.py` and its answers, as JSON.
 //!
 //! Invariant: `worker.py` documents the frames; this file is their only other description.
 
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// What is to be served.
+/// What to serve.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct HostSource {
     /// The folder of the environment; absent when only a name on Python's path is given.
     pub folder: Option<PathBuf>,
-    /// The package's name, if a manifest says it.
+    /// The package's name, if a manifest gives it.
     pub name: Option<String>,
     /// `package.module:Name`: a class, a factory, an instance or an application; absent: what the folder
     /// has.
@@ -74,7 +74,7 @@ pub(crate) enum SessionRequest<'a> {
     Close,
 }
 
-/// What a template or a worker sends.
+/// A message of a template or a worker.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Reply<'a> {
@@ -98,7 +98,7 @@ pub(crate) struct ChildExit {
     pub(crate) error: Option<String>,
 }
 
-/// What a request gave; which part is there follows from the request.
+/// The result of a request; which part is there follows from the request.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Success<'a> {
@@ -112,7 +112,7 @@ pub(crate) struct Success<'a> {
     pub(crate) state: Option<StateReply<'a>>,
 }
 
-/// What was imported.
+/// The imported environment.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct Loaded {
     /// The name that the application gives it.
@@ -122,7 +122,7 @@ pub(crate) struct Loaded {
     pub(crate) schemas: LoadedSchemas,
     /// The version of Python.
     pub(crate) python: String,
-    /// What is to be said at the start, for people.
+    /// Notes to print at the start, for people.
     pub(crate) notes: Vec<String>,
     /// Threads of the template after the import.
     pub(crate) threads: usize,
@@ -139,7 +139,7 @@ pub(crate) struct LoadedSchemas {
     pub(crate) state: Value,
 }
 
-/// What a new environment says of itself.
+/// A new environment's description of itself.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Created {
     pub(crate) tools: Vec<ListedTool>,
@@ -185,7 +185,7 @@ pub(crate) struct ObservedReply<'a> {
     pub(crate) done: bool,
 }
 
-/// What came of a tool call, and what it was worth.
+/// The outcome of a tool call, and its reward.
 #[derive(Deserialize)]
 pub(crate) struct CallReply<'a> {
     #[serde(borrow)]
@@ -202,7 +202,7 @@ pub(crate) struct CallError {
     pub(crate) message: String,
 }
 
-/// The state, or why there is none.
+/// The state, or why it is missing.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum StateReply<'a> {
@@ -228,7 +228,7 @@ pub(crate) struct WorkerError {
     pub(crate) issues: Vec<PydanticIssue>,
 }
 
-/// Whose fault a failed request is.
+/// Where the fault of a failed request lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ErrorKind {

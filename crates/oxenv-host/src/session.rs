@@ -1,7 +1,7 @@
 //! One session of a hosted environment: its worker, shared by the environment and its tools.
 //!
-//! Invariant: one request at a time. A request that is dropped ends the worker, because nobody knows how
-//! far it came; only a reset makes a new one.
+//! Invariant: one request at a time. A request that is dropped ends the worker, because it is unknown
+//! how far it came; only a reset makes a new one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::protocol::{
 };
 use crate::worker::Worker;
 
-/// Scores of calls that nobody asked for yet, at the most.
+/// Maximum number of scores of calls that have not been asked for yet.
 const MAX_SCORES: usize = 64;
 
-/// A session's worker, and what it said last.
+/// A session's worker, and its last report.
 pub(crate) struct HostedSession {
     host: Arc<Host>,
     context: EnvironmentContext,
@@ -32,7 +32,7 @@ pub(crate) struct HostedSession {
     scores: Mutex<VecDeque<CallScore>>,
 }
 
-/// What a tool call was worth.
+/// The reward of a tool call.
 pub(crate) struct CallScore {
     pub(crate) tool: String,
     pub(crate) arguments: Option<RawJson>,
@@ -41,7 +41,7 @@ pub(crate) struct CallScore {
 }
 
 impl HostedSession {
-    /// A session whose environment is made.
+    /// A session with its environment made.
     pub(crate) async fn open(
         host: Arc<Host>,
         context: EnvironmentContext,
@@ -97,7 +97,7 @@ impl HostedSession {
         self.state.lock().clone().map_err(Failure::environment)
     }
 
-    /// Keeps what a call was worth until it is asked for.
+    /// Keeps the reward of a call until it is read.
     pub(crate) fn keep_score(&self, score: CallScore) {
         let mut scores = self.scores.lock();
         if scores.len() == MAX_SCORES {
@@ -106,7 +106,7 @@ impl HostedSession {
         scores.push_back(score);
     }
 
-    /// What a call was worth, by its tool and arguments.
+    /// The reward of a call, by its tool and arguments.
     pub(crate) fn take_score(&self, tool: &str, arguments: Option<&str>) -> Option<CallScore> {
         let mut scores = self.scores.lock();
         let same = |score: &CallScore| {

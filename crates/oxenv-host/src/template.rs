@@ -60,7 +60,7 @@ impl Template {
         Template { orders, children, process, _folders: folders }
     }
 
-    /// Forks a child that connects to a socket; gives where its end will be told.
+    /// Forks a child that connects to a socket; returns where its end will be reported.
     pub(crate) fn fork(&self, worker: u64, socket: &Path, place: WorkerPlace<'_>) -> io::Result<ExitWatch> {
         let (ended, exit) = watch::channel(None);
         let frame = frame(&TemplateRequest::Fork { worker, socket, place }, 0)?;

@@ -18,7 +18,7 @@ use crate::template::{ExitWatch, Template, WorkerExit};
 
 /// How long a worker has to close its environment and to exit.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long is waited for word of how a process ended that has closed its socket.
+/// How long to wait for a report of how a process ended that has closed its socket.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The process of one session.
@@ -30,7 +30,7 @@ pub(crate) struct Worker {
     _folders: Vec<Arc<Workspace>>,
 }
 
-/// What a worker runs in.
+/// The surroundings of a worker.
 pub(crate) enum WorkerProcess {
     /// A child that the template forked.
     Forked { number: u64, exit: ExitWatch, template: Arc<Template> },
@@ -56,7 +56,8 @@ impl Worker {
         }
     }
 
-    /// How its process ended, with the last lines of its output; for who has lost the connection to it.
+    /// How its process ended, with the last lines of its output; for a caller that has lost the
+    /// connection to it.
     pub(crate) async fn describe_end(mut self, error: &io::Error) -> String {
         let (how, lines) = match &mut self.process {
             WorkerProcess::Forked { exit, .. } => {

@@ -32,7 +32,7 @@ use crate::tail::OutputTail;
 
 /// How long [`Child::stop`] waits beyond the grace: SIGTERM's second, and time to spare.
 const STOP_MARGIN: Duration = Duration::from_secs(3);
-/// How long output is read on after the end, in case someone outside the tree holds it open.
+/// How long output is read on after the end, in case a process outside the tree holds it open.
 const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// The codes that stand for signals; a command may exit with higher ones by itself.
 const SIGNAL_EXIT_CODES: RangeInclusive<i32> = 129..=192;
@@ -106,7 +106,7 @@ impl Supervisor {
     }
 
     /// Makes each supervisor hold a shared lock of this file while its command lives: for commands that work
-    /// in folders which are deleted by whoever gets that lock alone.
+    /// in folders which are deleted by the process that gets that lock exclusively.
     #[must_use]
     pub fn with_shared_lock(self, lock: PathBuf) -> Self {
         Supervisor { lock: Some(lock), ..self }
@@ -115,8 +115,8 @@ impl Supervisor {
     /// Starts a command; returns it with its stdin and stdout. Each line of its stderr becomes a debug event
     /// with the field `toolset`, up to 64 KiB a second.
     ///
-    /// It must be called within a Tokio runtime, and does not wait. A command that cannot be run is an end as
-    /// any other: [`Child::describe_end`] says why.
+    /// It must be called within a Tokio runtime, and does not wait. A command that cannot be run is reported
+    /// as an end: [`Child::describe_end`] describes why.
     ///
     /// # Errors
     ///
@@ -182,8 +182,8 @@ impl Supervisor {
     }
 
     /// Starts a server that goes on when this process ends, with a session of its own. The end of what it
-    /// writes is kept in the file `log`, 2 MiB of it at the most; older parts are in the file of that name
-    /// and `.old`.
+    /// writes is kept in the file `log`, at most 2 MiB of it; older parts are in the file of that name and
+    /// `.old`.
     ///
     /// # Errors
     ///
@@ -221,7 +221,7 @@ impl Supervisor {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         if let Some(folder) = &spec.folder {
-            // The kernel's error would not tell a missing folder from a missing program.
+            // The kernel's error does not distinguish a missing folder from a missing program.
             if !folder.is_dir() {
                 let message =
                     format!("the folder '{}' does not exist; make it or name another", folder.display());
@@ -379,7 +379,8 @@ fn in_own_group(command: &mut Command) -> &mut Command {
     command.process_group(0)
 }
 
-/// What tells the supervisor of a server whose end to wait for, and how long SIGTERM may take.
+/// Arguments that give the supervisor of a server the process whose end to wait for, and how long
+/// SIGTERM may take.
 fn server_flags(parent: &str, term_timeout: Duration) -> Vec<OsString> {
     flags(["--parent", parent, "--grace-ms", "0", "--term-timeout-ms", &milliseconds(term_timeout)])
 }

@@ -1,7 +1,8 @@
 //! Runs a short command to its end, without a supervisor.
 //!
-//! Invariant: the command is killed when nobody waits for it any more, or when its time is over. What it
-//! started is not: commands that start others belong under a [`Supervisor`](crate::child::Supervisor).
+//! Invariant: the command is killed when its caller no longer waits for it, or when its time is over.
+//! What it started is not: commands that start others belong under a
+//! [`Supervisor`](crate::child::Supervisor).
 
 use std::io;
 use std::process::{Output, Stdio};
@@ -27,7 +28,7 @@ pub async fn run(program: &str, arguments: &[&str], input: &[u8], timeout: Durat
     let stdin = child.stdin.take();
     let ended = async {
         if let Some(mut stdin) = stdin {
-            // A command that ended early says why itself.
+            // A command that ended early reports the reason itself.
             let _ = stdin.write_all(input).await;
         }
         child.wait_with_output().await

@@ -1,6 +1,6 @@
 //! Secrets that cannot be printed by accident, and a redactor that takes them out of texts.
 //!
-//! Invariant: a secret is read by `expose` alone; whatever prints or serializes it gets `***`.
+//! Invariant: a secret is read by `expose` alone; printing or serializing it gives `***`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -37,7 +37,7 @@ impl Secret {
         Secret(value.into())
     }
 
-    /// The value itself. The caller makes sure that it is shown to nobody.
+    /// The value itself. The caller must not show it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -76,7 +76,7 @@ impl Redactor {
         }
         values.sort_unstable();
         values.dedup();
-        // Building one fails beyond 2 GiB of values, which no manifest comes to.
+        // Building one fails beyond 2 GiB of values, which no manifest reaches.
         let search = AhoCorasick::new(&values).ok().filter(|search| search.patterns_len() > 0);
         Redactor { search }
     }

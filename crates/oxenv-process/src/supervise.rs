@@ -42,15 +42,15 @@ use tokio::time::timeout;
 
 pub(crate) use log::open as open_log;
 
-/// What the supervisor exits with when the command cannot be found.
+/// The supervisor's exit code when the command cannot be found.
 pub const NOT_FOUND: u8 = 127;
-/// What it exits with when the command was found and cannot be run.
+/// The exit code when the command was found and cannot be run.
 pub const NOT_RUNNABLE: u8 = 126;
-/// What it exits with when the supervisor itself failed.
+/// The exit code when the supervisor itself failed.
 pub const FAILED: u8 = 125;
 /// How long processes have between SIGTERM and SIGKILL.
 pub const TERM_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the command has to end by itself, once it is asked to, unless `--grace-ms` says otherwise.
+/// How long the command has to end by itself, once it is asked to, unless `--grace-ms` sets it.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 
 /// The first pause between two rounds of SIGKILL; it doubles.
@@ -66,8 +66,8 @@ const PARENT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// (`["supervise"]`). It must be called on the main thread, before any runtime is started: the kernel ties
 /// the death signal to the thread that starts the command.
 ///
-/// Gives the command's exit code, or 128 + N if signal N ended it. [`NOT_FOUND`], [`NOT_RUNNABLE`] and
-/// [`FAILED`] come with a line on stderr.
+/// Returns the command's exit code, or 128 + N if signal N ended it. [`NOT_FOUND`], [`NOT_RUNNABLE`]
+/// and [`FAILED`] come with a line on stderr.
 pub fn main(leading: &[&str]) -> ExitCode {
     let code = SuperviseArgs::read(std::env::args_os().skip(1 + leading.len())).and_then(|args| {
         match args.execute {
@@ -82,16 +82,16 @@ pub fn main(leading: &[&str]) -> ExitCode {
     }))
 }
 
-/// What the arguments ask for.
+/// The parsed arguments.
 struct SuperviseArgs {
-    /// Whose end ends the command.
+    /// The process whose end ends the command.
     parent: Option<Pid>,
-    /// Whether it goes on whoever ends.
+    /// Whether it goes on when its starter ends.
     detached: bool,
     grace: Duration,
     /// How long processes have between SIGTERM and SIGKILL.
     term_timeout: Duration,
-    /// The file for what the command writes, where nobody else reads it.
+    /// The file for the command's output, when no other process reads it.
     log: Option<PathBuf>,
     /// The file whose lock is shared until nothing is left.
     lock: Option<PathBuf>,
@@ -193,7 +193,7 @@ impl SuperviseError {
 }
 
 impl ProcessTree {
-    /// Reaps what has ended; says whether nothing is left.
+    /// Reaps ended processes; returns whether nothing is left.
     fn reap(&mut self) -> bool {
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
@@ -320,13 +320,14 @@ async fn run(args: &SuperviseArgs, leading: &[&str]) -> std::io::Result<u8> {
     }
     tree.end().await;
     if let Some(log) = log {
-        // Somebody outside the tree may hold the pipe open.
+        // A process outside the tree may hold the pipe open.
         let _ = timeout(TERM_TIMEOUT, log).await;
     }
     Ok(tree.code())
 }
 
-/// Takes a shared lock of a file. Whoever has it alone deletes the folders that the command would work in.
+/// Takes a shared lock of a file. A process that has it exclusively deletes the folders that the command
+/// would work in.
 fn share_lock(file: Option<&Path>) -> std::io::Result<Option<std::fs::File>> {
     // A file that was deleted protects nothing.
     let Some(Ok(file)) = file.map(std::fs::File::open) else { return Ok(None) };

@@ -9,9 +9,9 @@ const MAX_KEPT_BYTES: usize = 16 << 10;
 const MAX_TAIL_LINES: usize = 20;
 const MAX_TAIL_BYTES: usize = 4 << 10;
 
-/// The last lines of an output, 20 lines and 4 KiB at most, without the secrets of the redactor. `cut` says
-/// that `output` is only the end of it: the first 8 KiB are then left out, for they may begin within a
-/// secret.
+/// The last lines of an output, 20 lines and 4 KiB at most, without the secrets of the redactor. `cut`
+/// means that `output` is only the end of it: the first 8 KiB are then left out, for they may begin within
+/// a secret.
 #[must_use]
 pub fn last_lines(output: &[u8], cut: bool, redactor: &Redactor) -> String {
     let text = String::from_utf8_lossy(output);
@@ -39,7 +39,7 @@ pub(crate) struct OutputTail {
 }
 
 impl OutputTail {
-    /// Adds what was read; `torn` says that more is about to come.
+    /// Adds what was read; `torn` means that more is about to come.
     pub(crate) fn push(&mut self, chunk: &[u8], torn: bool) {
         self.raw.extend_from_slice(chunk);
         let excess = self.raw.len().saturating_sub(MAX_KEPT_BYTES);

@@ -27,7 +27,7 @@ use background_stop::DaemonAddress;
 pub use build::BuildSpec;
 pub use dockerignore::DockerIgnore;
 
-/// The daemon's socket, where nothing else is said.
+/// The daemon's default socket.
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// How long a daemon has to name its version.
 const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@ pub enum ProviderCode {
     ImageNotFound,
     /// The image could not be fetched or built.
     ImageFailed,
-    /// What was asked for cannot be started: a bad folder, name, limit or command.
+    /// The request cannot be started: a bad folder, name, limit or command.
     InvalidSpec,
     /// The instance could not be started.
     StartFailed,

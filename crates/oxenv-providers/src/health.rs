@@ -32,7 +32,7 @@ pub(crate) enum LocalAddress {
     Socket(PathBuf),
 }
 
-/// Waits until the server there is healthy; else says what it did last.
+/// Waits until the server there is healthy; otherwise returns its last answer or error.
 pub(crate) async fn wait_until_healthy(address: &LocalAddress, limit: Duration) -> Result<(), String> {
     let deadline = after(Instant::now(), limit);
     let mut last = "it was never asked".to_owned();
@@ -42,7 +42,7 @@ pub(crate) async fn wait_until_healthy(address: &LocalAddress, limit: Duration) 
             Ok(Ok(StatusCode::OK)) => return Ok(()),
             Ok(Ok(status)) => last = format!("GET /health answers {status}"),
             Ok(Err(problem)) => last = problem,
-            // The reason of an earlier look says more than that the time is over.
+            // The reason of an earlier check explains more than a timeout.
             Err(_) if Instant::now() < deadline => "GET /health gets no answer".clone_into(&mut last),
             Err(_) => {}
         }

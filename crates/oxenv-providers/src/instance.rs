@@ -28,7 +28,8 @@ pub type ProviderFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, ProviderE
 ///   an error; a name that no instance has is
 ///   [`ProviderCode::InstanceNotFound`](crate::ProviderCode::InstanceNotFound).
 /// - Dropping an [`Instance`] that is not detached ends it, without waiting.
-/// - `sweep` ends what was left by processes that are gone, and nothing else, and says how many those were.
+/// - `sweep` ends instances left by processes that are gone, and nothing else, and returns how many those
+///   were.
 /// - No value of a variable is in a listing, a label, an error or a log.
 pub trait Provider: Send + Sync {
     /// Its name, as `oxenv ps` shows it.
@@ -58,7 +59,7 @@ pub struct InstanceInfo {
     pub provider: String,
     /// Where it is talked to, such as `http://127.0.0.1:40001`.
     pub url: String,
-    /// What it was started from: an image, or a command.
+    /// Its source: an image, or a command.
     pub source: String,
     /// Microseconds since 1970, UTC.
     pub started_us: u64,
@@ -89,7 +90,7 @@ impl Instance {
         Instance { info, backend: Some(backend) }
     }
 
-    /// What it is.
+    /// Its kind.
     #[must_use]
     pub fn info(&self) -> &InstanceInfo {
         &self.info
@@ -113,7 +114,7 @@ impl Instance {
     /// The last lines of its output, without secrets.
     ///
     /// # Errors
-    /// If the provider cannot tell.
+    /// If the provider does not know.
     pub async fn logs(&self) -> Result<String, ProviderError> {
         match &self.backend {
             Some(backend) => backend.logs().await,
@@ -124,7 +125,7 @@ impl Instance {
     /// Waits until it has ended by itself, and describes how.
     ///
     /// # Errors
-    /// If the provider cannot tell any more.
+    /// If the provider no longer knows.
     pub async fn ended(&self) -> Result<String, ProviderError> {
         match &self.backend {
             Some(backend) => backend.ended().await,

@@ -15,7 +15,8 @@ pub(crate) fn redactor(spec: &InstanceSpec) -> Redactor {
     Redactor::new(spec.env.iter().map(|(_, value)| value))
 }
 
-/// The last lines of what was written; see [`tail::last_lines`]. `cut` says that there was more before.
+/// The last lines of what was written; see [`tail::last_lines`]. `cut` means that there was more
+/// before.
 pub(crate) fn last_lines(output: &[u8], cut: bool, redactor: &Redactor) -> String {
     let end = &output[output.len().saturating_sub(MAX_READ_BYTES)..];
     tail::last_lines(end, cut || end.len() < output.len(), redactor)

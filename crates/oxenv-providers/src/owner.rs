@@ -1,4 +1,4 @@
-//! Who started an instance: a process that may be gone.
+//! The owner of an instance: the process that started it, which may be gone.
 //!
 //! Invariant: a process is called gone only where that is sure; one that cannot be seen from here is not.
 
@@ -96,7 +96,7 @@ mod tests {
         let this = OwnerProcess::current();
         assert!(OwnerProcess { start: this.start - 1, ..this.clone() }.is_gone());
         assert!(OwnerProcess { pid: u32::MAX, ..this.clone() }.is_gone());
-        // In another namespace, or before the machine started anew, nobody here can know.
+        // In another namespace, or before the machine started anew, this cannot be known here.
         assert!(!OwnerProcess { pid: u32::MAX, namespace: 1, ..this.clone() }.is_gone());
         let elsewhere = OwnerProcess { pid: u32::MAX, boot: "other".to_owned(), ..this };
         assert!(!elsewhere.is_gone() && elsewhere.is_other_boot());

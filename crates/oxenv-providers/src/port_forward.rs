@@ -53,7 +53,7 @@ async fn accept(listener: TcpListener, socket: PathBuf) {
 
 async fn forward(mut stream: TcpStream, socket: PathBuf) {
     let _ = stream.set_nodelay(true);
-    // A caller sees a closed connection if nobody listens behind it.
+    // A caller sees a closed connection if nothing listens behind it.
     if let Ok(mut behind) = UnixStream::connect(socket).await {
         let _ = copy_bidirectional(&mut stream, &mut behind).await;
     }

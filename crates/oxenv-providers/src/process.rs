@@ -28,7 +28,7 @@ use crate::validate::{self, invalid_spec};
 use handle::{AttachedProcess, DetachedProcess, log_tail};
 use registry::{InstanceRecord, InstanceRegistry, RecordGuard, SupervisorId};
 
-/// Where commands are looked for, if nothing else is said.
+/// Where commands are looked for by default.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Starts commands.
@@ -170,7 +170,7 @@ impl ProcessProvider {
             }
         };
         if let Err(error) = ended {
-            // What it wrote until the end belongs to the story.
+            // Its output up to the end belongs to the description.
             let _ = child.stop().await;
             return Err(error.with_logs(child.output_tail()));
         }
@@ -264,7 +264,7 @@ impl Provider for ProcessProvider {
                 if let (true, Some(supervisor)) = (left, record.supervisor) {
                     supervisor.end(&record.info.name, record.grace()).await?;
                 }
-                // Of what has ended by itself only the note is left.
+                // Of an instance that ended by itself only the note is left.
                 if left || !record.is_alive() {
                     registry.remove(&record.info.name);
                 }

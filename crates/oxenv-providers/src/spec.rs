@@ -1,4 +1,4 @@
-//! What is to be started, the same for every provider.
+//! What to start, the same for every provider.
 //!
 //! Invariant: values of variables are secrets: they are shown nowhere, not even by `Debug`.
 
@@ -62,8 +62,8 @@ pub struct Mount {
 pub struct InstanceSpec {
     /// The image, for providers that have images.
     pub image: Option<String>,
-    /// The command with its arguments; empty: what the image says. In each, `{port}` stands for the port to
-    /// listen on, and `{socket}` for the path of the socket, where there is one.
+    /// The command with its arguments; empty: the image's own command. In each, `{port}` stands for the
+    /// port to listen on, and `{socket}` for the path of the socket, where there is one.
     pub command: Vec<OsString>,
     /// A name for people and for `oxenv ps`; made up if there is none.
     pub name: Option<String>,
@@ -75,12 +75,12 @@ pub struct InstanceSpec {
     pub mounts: Vec<Mount>,
     /// How it is talked to.
     pub listen: ListenAddress,
-    /// What it may use.
+    /// Its limits.
     pub limits: ResourceLimits,
     /// Whether an image may be fetched.
     pub pull: PullPolicy,
     /// Let a container write outside its workspace and `/tmp`, keep its capabilities, and run as the image's
-    /// own user, whoever owns the workspace; some images need it.
+    /// own user, regardless of the workspace's owner; some images need it.
     pub privileged_root: bool,
     /// Let a container share the machine's network, for daemons that have none for containers. It then
     /// listens on every address that its own command names.

@@ -1,7 +1,7 @@
 //! Completed requests for an event loop: a list, and a descriptor that is readable while there are some.
 //!
-//! Invariant: whoever puts a reply here never waits for the interpreter; one wake-up serves all replies that
-//! came until it is answered.
+//! Invariant: a task that puts a reply here never waits for the interpreter; one wake-up serves all replies
+//! that came until it is answered.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -68,7 +68,7 @@ impl CompletionQueue {
         self.born == generation()
     }
 
-    /// Sends a request; gives the number that its reply will have.
+    /// Sends a request; returns the number that its reply will have.
     fn start(&self, request: &NativeRequest) -> PyResult<u64> {
         let work = request.take()?;
         let mut running = lock(&self.shared.running);
@@ -122,13 +122,15 @@ impl Drop for CompletionGuard {
         let mut arrived = lock(&self.shared.completed);
         arrived.push((self.ticket, outcome));
         if arrived.len() == 1 {
-            // It can be full only if the loop does not look, and then one more byte tells it nothing.
+            // It can be full only if the loop does not read it, and then one more byte changes
+            // nothing.
             let _ = (&self.shared.wake_writer).write(&[1]);
         }
     }
 }
 
-/// Nobody waits for the reply of a cancelled request; this is for one that ended without a reply by itself.
+/// A cancelled request has no caller waiting for its reply; this is for one that ended without a reply by
+/// itself.
 fn no_reply() -> ClientError {
     ClientError::new(Code::InvalidReply, "the request ended without a reply: a fault of the client itself")
 }

@@ -1,4 +1,4 @@
-//! Failures as Python's exceptions, whose classes are hand-written in `oxenv._errors`.
+//! Failures as Python's exceptions; their classes are hand-written in `oxenv._errors`.
 //!
 //! Invariant: the class is named after the code; everything else that the client knows is given along.
 

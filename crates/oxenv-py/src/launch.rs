@@ -1,6 +1,7 @@
 //! Where a session's server is: at an address, or in an instance that is started for it.
 //!
-//! Invariant: an instance that was started for a session ends with it, also if the session never came to be.
+//! Invariant: an instance that was started for a session ends with it, also if the session could not be
+//! made.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub(crate) enum ServerSource {
     Process(InstanceSpec, PathBuf),
 }
 
-/// A server that is to be started, as Python says it.
+/// A server to start, as Python describes it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LaunchArguments {

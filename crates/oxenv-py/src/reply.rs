@@ -1,7 +1,7 @@
 //! What requests give, and their form in Python: tuples of plain values.
 //!
-//! Invariant: what nobody looked into stays JSON text; `oxenv._values` reads it with Python's own parser, so
-//! that big integers and odd strings are what Python makes of them.
+//! Invariant: what is not read stays JSON text; `oxenv._values` reads it with Python's own parser, so that
+//! big integers and odd strings are what Python makes of them.
 
 use oxenv_client::{EnvClient, Multiplexer, StepResult, ToolListing};
 use oxenv_wire::{RawJson, Reward, Tool, ToolResult};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::fleet::{NativeFleet, NativeMultiplexer};
 use crate::session::NativeSession;
 
-/// What a request gives.
+/// The result of a request.
 pub(crate) enum NativeReply {
     Nothing,
     Text(String),
@@ -26,7 +26,7 @@ pub(crate) enum NativeReply {
     Fleet(Box<(oxenv_client::fleet::FleetEnvClient, Multiplexer)>),
 }
 
-/// A reply, or why there is none.
+/// A reply, or why it is missing.
 pub(crate) type ReplyResult = Result<NativeReply, oxenv_client::ClientError>;
 
 impl NativeReply {
@@ -79,7 +79,7 @@ fn steps<'py>(py: Python<'py>, results: &[oxenv_client::Result<StepResult>]) -> 
     PyList::new(py, spelled.collect::<PyResult<Vec<_>>>()?)
 }
 
-/// The result in MCP's words, its value for programs, its text, whether the tool failed, what it wants as
+/// The result in MCP's form, its value for programs, its text, whether the tool failed, what it wants as
 /// input.
 fn tool_result<'py>(py: Python<'py>, result: &ToolResult) -> PyResult<Bound<'py, PyTuple>> {
     let mut whole = String::new();

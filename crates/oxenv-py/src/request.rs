@@ -19,7 +19,7 @@ use crate::runtime::{block_on, generation, lock, runtime};
 /// How often a waiting thread looks for signals.
 const SIGNAL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is done for a request.
+/// The work of a request.
 pub(crate) type RequestFuture = Pin<Box<dyn Future<Output = ReplyResult> + Send>>;
 
 /// A request that was not sent yet.
@@ -42,7 +42,7 @@ impl NativeRequest {
         NativeRequest { future: Mutex::new(Some(Box::pin(work))) }
     }
 
-    /// What is to be done, once.
+    /// The work, to run once.
     pub(crate) fn take(&self) -> PyResult<RequestFuture> {
         lock(&self.future).take().ok_or_else(|| PyRuntimeError::new_err("a request can be awaited once only"))
     }

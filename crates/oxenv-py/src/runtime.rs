@@ -16,7 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::runtime_driver::RuntimeDriver;
 
-/// So many times may a process and its descendants fork one after the other.
+/// Maximum number of successive forks of a process and its descendants.
 const MAX_GENERATIONS: usize = 64;
 
 static GENERATION: AtomicUsize = AtomicUsize::new(0);
@@ -26,7 +26,7 @@ static RUNTIMES: [OnceLock<ProcessRuntime>; MAX_GENERATIONS] = [const { OnceLock
 /// What ends on its own: its session, its instance.
 pub(crate) type ExitFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What is to be ended before the process exits.
+/// What to end before the process exits.
 pub(crate) trait ExitHook: Send + Sync {
     /// Ends it and waits for that.
     fn end(self: Arc<Self>) -> ExitFuture;
@@ -66,7 +66,7 @@ pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> AbortHan
     task.abort_handle()
 }
 
-/// Registers something that is to be ended before the process exits.
+/// Registers something to end before the process exits.
 pub(crate) fn register_exit_hook(held: &Arc<impl ExitHook + 'static>) {
     let weak: Weak<dyn ExitHook> = Arc::downgrade(held) as Weak<dyn ExitHook>;
     let mut list = lock(&process_runtime().exit_hooks);
@@ -102,8 +102,8 @@ pub(crate) fn forked() -> PyResult<()> {
     Ok(())
 }
 
-/// Ends every session and instance that is still held, and waits for those that are ending; at most so many
-/// seconds. Says whether all have ended.
+/// Ends every session and instance that is still held, and waits for those that are ending, for at most the
+/// given number of seconds. Returns whether all have ended.
 #[pyfunction]
 pub(crate) fn shut_down(py: Python<'_>, seconds: f64) -> bool {
     let Some(process_runtime) = RUNTIMES.get(generation()).and_then(OnceLock::get) else { return true };

@@ -1,8 +1,8 @@
 //! Which thread drives the runtime of this process: one that waits for a reply, or else the driver's own.
 //!
-//! Invariant: the runtime is driven soon after anybody last drove it, so sockets are read and pings answered
-//! while nobody calls. A thread that waits drives it itself, which saves two changes of threads with each
-//! step; it leaves it to the driver while something is under way that no thread waits for.
+//! Invariant: the runtime is driven again soon after it was last driven, so sockets are read and pings
+//! answered between calls. A thread that waits drives it itself, which saves two changes of threads with
+//! each step; it leaves it to the driver while something is under way that no thread waits for.
 
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::runtime::lock;
 
-/// For how long nobody drives the runtime after a thread that waited has its reply; twice as long at most.
+/// How long the runtime is not driven after a waiting thread has its reply; twice as long at most.
 const TAKEOVER_DELAY: Duration = Duration::from_millis(100);
 
 /// The state at a runtime.
@@ -26,7 +26,7 @@ pub(crate) struct RuntimeDriver {
 struct DriverState {
     /// Threads that wait for replies.
     waiting_threads: usize,
-    /// What is under way without such a thread.
+    /// The work under way without such a thread.
     background_tasks: usize,
     /// When the last thread stopped waiting.
     last_wait_ended: Instant,
@@ -72,7 +72,7 @@ impl RuntimeDriver {
         runtime.block_on(future)
     }
 
-    /// Notes something that nobody waits for, until what is given back is dropped.
+    /// Notes work that no caller waits for, until the returned guard is dropped.
     pub(crate) fn background_task(&'static self) -> BackgroundTask {
         lock(&self.state).background_tasks += 1;
         self.changed.notify_one();

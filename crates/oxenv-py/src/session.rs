@@ -220,7 +220,7 @@ impl NativeSession {
     }
 }
 
-/// What a reset is given; what the client has no field for goes to the environment as it is.
+/// The content of a reset; fields that the client does not know go to the environment unchanged.
 pub(crate) fn parse_reset_options(text: &str) -> Result<ResetOptions, ClientError> {
     let mut extra: Map<String, Value> = parse_json("reset options", text)?;
     let mut options = ResetOptions::default();
@@ -228,7 +228,7 @@ pub(crate) fn parse_reset_options(text: &str) -> Result<ResetOptions, ClientErro
         Some(Value::Null) | None => {}
         Some(seed) => match seed.as_u64() {
             Some(seed) => options.seed = Some(seed),
-            // The server says what is wrong with it.
+            // The server reports what is wrong with it.
             None => _ = extra.insert("seed".to_owned(), seed),
         },
     }

@@ -1,4 +1,4 @@
-//! What a schema is made of, measured before anything is compiled from it.
+//! The parts of a schema, measured before anything is compiled from it.
 //!
 //! Invariant: takes time and memory linear in the schema's own size, and never recurses deeper than
 //! [`MAX_DEPTH`]. What [`Analysis::of`] accepts can be compiled, cloned, written and dropped safely.
@@ -12,25 +12,24 @@ use serde_json::{Map, Value};
 use crate::pattern_size;
 use crate::size::memory_size;
 
-/// Levels of JSON in a schema, at the most; `serde_json` reads as many.
+/// Maximum levels of JSON in a schema; `serde_json` reads as many.
 const MAX_DEPTH: usize = 128;
-/// Values in a schema, at the most.
+/// Maximum number of values in a schema.
 const MAX_VALUES: usize = 50_000;
-/// Bytes of the texts and keys of a schema, at the most.
+/// Maximum bytes of the texts and keys of a schema.
 const MAX_TEXT: usize = 1 << 20;
-/// Bytes of the paths to all values of a schema, at the most: each part of a validator knows its path.
+/// Maximum bytes of the paths to all values of a schema: each part of a validator knows its path.
 const MAX_PATHS: usize = 16 << 20;
-/// Parts that apply to one value one within the other, at the most: references, `allOf`, `anyOf` and the
-/// like.
+/// Maximum number of nested parts that apply to one value: references, `allOf`, `anyOf` and the like.
 const MAX_NESTED: usize = 64;
-/// The sum, over all parts of a schema, of the parts that apply to the same value, at the most. Each
+/// Maximum of the sum, over all parts of a schema, of the parts that apply to the same value. Each
 /// reference counts what it refers to.
 const MAX_EXPANDED: u64 = 250_000;
-/// Dynamic references times dynamic anchors, at the most.
+/// Maximum of dynamic references times dynamic anchors.
 const MAX_DYNAMIC: usize = 10_000;
-/// Patterns in a schema, at the most.
+/// Maximum number of patterns in a schema.
 const MAX_PATTERNS: usize = 500;
-/// States of the automata of all patterns together, at the most.
+/// Maximum number of states of the automata of all patterns together.
 const MAX_PATTERN_STATES: u64 = 512 << 10;
 /// A divisor below this makes a division of integers of a thousand bits.
 const MIN_DIVISOR: f64 = 1e-30;
@@ -61,7 +60,7 @@ pub(crate) struct Measure {
     pub(crate) bytes: usize,
 }
 
-/// What a keyword's value is made of.
+/// The kind of a keyword's value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum KeywordValue {
     /// A schema, or a list of schemas, for the value itself.
@@ -89,7 +88,7 @@ struct Subschema {
     dynamic: bool,
 }
 
-/// A part that is still to be looked into.
+/// A part still to be analysed.
 struct PendingSubschema<'a> {
     number: usize,
     object: &'a Map<String, Value>,
@@ -130,7 +129,7 @@ impl Analysis {
     /// Measures a schema.
     ///
     /// # Errors
-    /// Says what of it is past which bound.
+    /// States what exceeds which bound.
     pub(crate) fn of(schema: &Value) -> Result<Self, String> {
         Self::of_measured(schema, measure(schema)?)
     }
@@ -138,7 +137,7 @@ impl Analysis {
     /// Measures the parts of a schema that [`measure`] accepted.
     ///
     /// # Errors
-    /// Says what of it is past which bound.
+    /// States what exceeds which bound.
     pub(crate) fn of_measured(schema: &Value, measure: Measure) -> Result<Self, String> {
         let draft = Draft::default().detect(schema);
         if measure.refers {
@@ -146,7 +145,7 @@ impl Analysis {
             let id = root.id().unwrap_or("json-schema:///");
             let registry = Registry::new().retriever(referencing::DefaultRetriever).draft(draft);
             let registry = registry.add(id, root).and_then(referencing::RegistryBuilder::prepare);
-            // What cannot be resolved is no schema; compiling it says why.
+            // An unresolvable reference makes it no schema; compiling reports why.
             if let (Ok(registry), Ok(base)) = (registry, referencing::uri::from_str(id)) {
                 return SchemaWalk::analyse(schema, Some(registry.resolver(base)), draft);
             }
@@ -344,7 +343,7 @@ fn expand(
 /// Measures a schema as plain JSON, without recursion.
 ///
 /// # Errors
-/// Says what of it is past which bound.
+/// States what exceeds which bound.
 pub(crate) fn measure(schema: &Value) -> Result<Measure, String> {
     let (mut values, mut text, mut paths, mut refers) = (0_usize, 0_usize, 0_usize, false);
     let mut stack = vec![(schema, 0_usize, 0_usize)];
@@ -376,7 +375,7 @@ pub(crate) fn measure(schema: &Value) -> Result<Measure, String> {
     Ok(Measure { refers, bytes: text + 64 * values })
 }
 
-/// What a keyword's value is made of, in any draft. A draft ignores keywords that it does not know, so taking
+/// The kind of a keyword's value, in any draft. A draft ignores keywords that it does not know, so taking
 /// their values for schemas does no harm.
 fn position(keyword: &str) -> KeywordValue {
     match keyword {

@@ -77,7 +77,7 @@ impl Schema {
         })
     }
 
-    /// What is wrong first, without the value itself, and where.
+    /// The first error, without the value itself, and its place.
     ///
     /// # Errors
     /// When that could not be found out.
@@ -118,7 +118,7 @@ impl CheckBudget {
         CheckBudget { steps, error_bytes: MAX_ERROR_BYTES, inline: false, cancelled: None }
     }
 
-    /// The budget of a check of a value whose length as JSON is not known, on a thread that may block.
+    /// The budget of a check of a value of unknown length as JSON, on a thread that may block.
     #[must_use]
     pub fn of(value: &Value) -> Self {
         CheckBudget::full(usize::try_from(memory_size(value)).unwrap_or(usize::MAX))

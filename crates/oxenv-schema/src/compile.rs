@@ -1,7 +1,7 @@
 //! [`Schema`]: a JSON Schema, compiled within bounds of time, memory and stack.
 //!
 //! Invariant: every part of a schema is counted when it is compiled, before what is within it, so a schema
-//! whose parts are compiled in more ways than [`Analysis`] can tell ends with an error as well.
+//! whose parts are compiled in more ways than [`Analysis`] can count ends with an error as well.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -51,7 +51,7 @@ pub struct Schema {
     pub(crate) validator: Validator<MeteredJson>,
     /// A validator that accepts the same values and finds errors faster; only where the other may take long.
     pub(crate) for_errors: Option<Validator<MeteredJson>>,
-    /// What it costs to match a property's name.
+    /// The cost of matching a property's name.
     pub(crate) names: MatchCost,
     pub(crate) bytes_per_error: u64,
 }
@@ -59,13 +59,13 @@ pub struct Schema {
 /// Why a schema cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchemaError {
-    /// It is no JSON Schema, or refers to something outside itself.
+    /// It is not a JSON Schema, or refers to something outside itself.
     Unusable(String),
     /// It is past a bound, so what it accepts cannot be found out.
     TooLarge(String),
 }
 
-/// Who wrote a schema, which decides what is an error in it.
+/// The origin of a schema, which decides what is an error in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// A tool's server. Unknown formats are ignored, and patterns may have lookaround.
@@ -106,10 +106,11 @@ struct PartCounter;
 type Options<'a> = ValidationOptions<'a, Arc<dyn Retrieve>, MeteredJson>;
 
 impl Schema {
-    /// Compiles a tool's schema: a `format` is checked as its draft says, a pattern may have lookaround.
+    /// Compiles a tool's schema: a `format` is checked as its draft defines it, a pattern may have
+    /// lookaround.
     ///
     /// # Errors
-    /// When it is no JSON Schema, or past the bounds.
+    /// When it is not a JSON Schema, or past the bounds.
     pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
         build(schema, Purpose::Tool, &FULL_LIMITS)
     }
@@ -118,7 +119,7 @@ impl Schema {
     /// error.
     ///
     /// # Errors
-    /// Says why it is not usable, and what to do about it where that is not plain.
+    /// States why it is not usable, and what to do about it where that is not plain.
     pub fn rule(schema: &Value) -> Result<Self, String> {
         let compiled = build(schema, Purpose::Rule, &FULL_LIMITS);
         compiled.map_err(|error| truncated(format!("not a usable JSON Schema: {error}")))
@@ -128,7 +129,7 @@ impl Schema {
     /// size, of which a reference takes the most, some microseconds.
     ///
     /// # Errors
-    /// Says what of it is past them.
+    /// States what exceeds them.
     pub fn check_bounds(schema: &Value) -> Result<usize, String> {
         Analysis::of(schema).map(|analysis| analysis.references)
     }
@@ -308,8 +309,8 @@ impl Compilation {
         Ok(matcher)
     }
 
-    /// What it costs to match a name against all patterns of `patternProperties`. One that is not usable
-    /// costs nothing here: compiling says why.
+    /// The cost of matching a name against all patterns of `patternProperties`. An unusable one costs
+    /// nothing here: compiling reports why.
     fn names(&self, analysis: &Analysis) -> MatchCost {
         let matchers = analysis.name_patterns.iter().filter_map(|pattern| self.matcher(pattern).ok());
         matchers.fold(MatchCost::NO_COST, |cost, matcher| cost.and(matcher.cost()))

@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 
 use crate::analysis::Analysis;
 
-/// The keyword that is counted when a part is compiled. Its value says whether `type` was added too.
+/// The keyword that is counted when a part is compiled. Its value is whether `type` was added too.
 pub(crate) const PART_COUNTER_KEYWORD: &str = "x-oxenv-part";
 /// Keywords with a list of schemas for the value itself.
 const COMBINING_KEYWORDS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
-/// Keywords whose branches' errors no message tells.
+/// Keywords with branches whose errors no message reports.
 const HIDDEN_BRANCH_KEYWORDS: [&str; 2] = ["anyOf", "oneOf"];
 /// All types, in any draft.
 const ALL_TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
@@ -22,7 +22,7 @@ pub(crate) fn instrument(schema: &Value, analysis: &Analysis) -> Value {
 }
 
 /// The instrumented schema for finding errors quickly: it does not look for errors below `anyOf` and `oneOf`,
-/// which no message tells. References into these keywords do not resolve in it.
+/// which no message reports. References into these keywords do not resolve in it.
 pub(crate) fn instrument_for_errors(schema: &Value, analysis: &Analysis) -> Value {
     instrumented(schema, analysis, true)
 }
@@ -74,8 +74,8 @@ fn branch_object(branch: &Value, instrumented: impl Fn(&Value) -> Value) -> Valu
     }
 }
 
-/// The condition of `keyword` in a form whose errors are not collected: `not` only asks whether a value
-/// is valid.
+/// The condition of `keyword` in a form that collects no errors: `not` only asks whether a value is
+/// valid.
 fn double_negation(keyword: &str, branches: &Value) -> Value {
     let combined = json!({ PART_COUNTER_KEYWORD: true, "type": ALL_TYPES, keyword: branches });
     let negated = json!({ PART_COUNTER_KEYWORD: true, "type": ALL_TYPES, "not": combined });

@@ -1,4 +1,4 @@
-//! Says why a value does not fit a JSON Schema, as pydantic would say it.
+//! Reports why a value does not fit a JSON Schema, in pydantic's form.
 //!
 //! Invariant: runs on the error path only, and what it writes is bounded: issues, paths, and the values and
 //! options that are repeated.
@@ -16,17 +16,17 @@ use crate::lazy::LazySchema;
 use crate::messages::{describe_error, describe_masked, truncated};
 use crate::size::memory_size;
 
-/// Issues of one value, at the most.
+/// Maximum number of issues of one value.
 const MAX_ISSUES: usize = 64;
-/// Bytes of a key in the place of an issue, at the most.
+/// Maximum bytes of a key in the place of an issue.
 const MAX_KEY: usize = 200;
-/// Options of an `enum` that an issue lists, at the most.
+/// Maximum number of options of an `enum` that an issue lists.
 const MAX_OPTIONS: usize = 100;
-/// Bytes in memory of a value that an issue repeats, at the most.
+/// Maximum bytes in memory of a value that an issue repeats.
 const MAX_REPEATED: u64 = 64 << 10;
-/// Bytes in memory of a value that stands in a message, at the most.
+/// Maximum bytes in memory of a value that stands in a message.
 const MAX_IN_MESSAGE: u64 = 1 << 10;
-/// Bytes of a value that is explained on the thread that asks, at the most.
+/// Maximum bytes of a value that is explained on the calling thread.
 const MAX_EXPLAINED: usize = 1 << 20;
 
 /// What is wrong with a value that does not fit; `fallback` where the schema finds nothing. Never empty.
@@ -50,7 +50,7 @@ pub fn general_issue(value: &Value, message: &str) -> Vec<ValidationIssue> {
     vec![ValidationIssue::new("value_error", &[], message, &clip_value(value))]
 }
 
-/// What is wrong with JSON that a type did not accept; `fallback` is what the type said. Never empty.
+/// What is wrong with JSON that a type did not accept; `fallback` is the type's message. Never empty.
 #[must_use]
 pub fn explain(
     schema: &LazySchema,
@@ -77,7 +77,7 @@ pub fn explain_unreadable(error: &serde_json::Error, value: &RawValue) -> Vec<Va
     vec![ValidationIssue::new("json_invalid", &[], unreadable(error), value)]
 }
 
-/// What serde says about JSON that was well-formed while raw: a lone surrogate, or too deep.
+/// Serde's error about JSON that was well-formed while raw: a lone surrogate, or too deep.
 fn unreadable(error: &serde_json::Error) -> String {
     let text = error.to_string();
     if text.contains("recursion limit") {

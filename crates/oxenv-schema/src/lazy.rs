@@ -1,6 +1,6 @@
 //! [`LazySchema`]: a schema that is compiled when it is first wanted.
 //!
-//! Invariant: it is compiled once, and what came of that is kept.
+//! Invariant: it is compiled once, and the outcome is kept.
 
 use std::sync::OnceLock;
 

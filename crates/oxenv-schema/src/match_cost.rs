@@ -2,7 +2,7 @@
 //!
 //! Invariant: no match takes longer than what it is charged.
 
-/// What a match costs.
+/// The cost of a match.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MatchCost {
     /// States of the automata.

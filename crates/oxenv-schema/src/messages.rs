@@ -1,4 +1,4 @@
-//! What is said about schemas and about what does not fit them.
+//! Messages about schemas and about what does not fit them.
 //!
 //! Invariant: a message shows a schema as its author wrote it, without what `instrument.rs` added.
 
@@ -16,7 +16,7 @@ const MAX_MESSAGE: usize = 1000;
 pub fn describe_masked(error: &ValidationError<'_>) -> String {
     match error.kind() {
         Kind::Not { schema } => negated(schema, "the value"),
-        // The names of properties are told.
+        // The names of properties are included.
         Kind::PropertyNames { error } => describe_error(error),
         _ => error.masked_with("the value").to_string(),
     }

@@ -1,4 +1,4 @@
-//! An instance whose every look costs a step, and the budget that the steps are taken from.
+//! An instance in which every access costs a step, and the budget that the steps are taken from.
 //!
 //! Invariant: [`within`] ends in time and memory that its budget bounds, whatever the schema and the
 //! instance are. A validator has no budget of its own and offers no way to stop it, so a step too many
@@ -38,7 +38,7 @@ pub(crate) struct StepBudget {
     pub(crate) bytes_per_error: u64,
     /// Bytes of stack.
     pub(crate) stack: usize,
-    /// Set when nobody waits for the outcome any more.
+    /// Set when the outcome is no longer awaited.
     pub(crate) cancelled: Option<Arc<AtomicBool>>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct StepBudget {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exhausted;
 
-/// What is left of this thread's budget.
+/// The rest of this thread's budget.
 struct Meter {
     steps: Cell<u64>,
     /// Steps beside those of this slice.
@@ -55,7 +55,7 @@ struct Meter {
     bytes_per_error: Cell<u64>,
     /// The lowest address that the stack may reach.
     stack_end: Cell<usize>,
-    /// What it costs to match a property's name against the patterns of `patternProperties`.
+    /// The cost of matching a property's name against the patterns of `patternProperties`.
     names: Cell<MatchCost>,
     cancelled: RefCell<Option<Arc<AtomicBool>>>,
 }
@@ -152,7 +152,7 @@ fn charge_text(text: &str) {
     charge(1 + text.len() as u64 / 4);
 }
 
-/// JSON whose every look costs steps.
+/// JSON in which every access costs steps.
 pub(crate) struct MeteredJson;
 
 /// A value of such JSON.

@@ -17,15 +17,15 @@ use crate::match_cost::MatchCost;
 use crate::metered::{Metered, MeteredJson, charge, exhausted};
 use crate::pattern_size;
 
-/// Bytes of a compiled pattern, at the most: twice what the estimate allows.
+/// Maximum bytes of a compiled pattern: twice what the estimate allows.
 const MAX_COMPILED: usize = 8 << 20;
 /// Bytes that the tables of an automaton may grow to while it matches.
 const MAX_TABLES: usize = 256 << 10;
-/// Times that these tables may fill up before the text is read in a slower way, unless a new entry serves so
-/// many bytes.
+/// Times that these tables may fill up before the text is read in a slower way, unless each new entry serves
+/// this many bytes.
 const MAX_TABLE_FILLS: usize = 8;
 const MIN_BYTES_PER_ENTRY: usize = 1000;
-/// Tables of one automaton that are kept for the next match, at the most.
+/// Maximum number of tables of one automaton that are kept for the next match.
 const MAX_SPARE_TABLES: usize = 4;
 /// Times that the backtracking engine may go back within one match.
 const MAX_BACKTRACKS: usize = 10_000;
@@ -55,7 +55,7 @@ struct Automaton {
 
 /// Why a pattern is not taken.
 pub(crate) enum PatternError {
-    /// It is no regular expression, or has what its schema must not use.
+    /// It is not a regular expression, or has what its schema must not use.
     Unusable,
     /// It is one, but too large.
     TooLarge,
@@ -151,7 +151,7 @@ impl<'i> Keyword<'i, MeteredJson> for PatternKeyword {
     fn validate(&self, instance: Metered<'i>) -> Result<(), ValidationError<'i>> {
         match Keyword::<MeteredJson>::is_valid(self, instance) {
             true => Ok(()),
-            // The text itself is not told: it may be long, or a secret.
+            // The text itself is left out: it may be long, or a secret.
             false => {
                 let pattern = &self.0.preview;
                 Err(ValidationError::custom(format!("the value does not match \"{pattern}\"")))

@@ -4,14 +4,15 @@
 
 use oxenv_wire::preview;
 
-/// Bytes of one pattern, at the most.
+/// Maximum bytes of one pattern.
 const MAX_LENGTH: usize = 4 << 10;
-/// States of a pattern's automaton, at the most, as [`states`] estimates them. A state takes about 32 bytes.
+/// Maximum number of states of a pattern's automaton, as [`states`] estimates them. A state takes about 32
+/// bytes.
 const MAX_STATES: u64 = 128 << 10;
 /// Refuses a pattern whose automaton would be too large, without building it.
 ///
 /// # Errors
-/// Says what is too large.
+/// States what is too large.
 pub(crate) fn check(pattern: &str) -> Result<u64, String> {
     if pattern.len() > MAX_LENGTH {
         return Err(format!("a pattern has {} bytes, and {MAX_LENGTH} at most are taken", pattern.len()));

@@ -35,11 +35,11 @@ pub struct App {
     pub config: ServerConfig,
     /// The tools that need no session.
     pub(crate) server_tools: Arc<Toolbox>,
-    /// Every tool that a session has, for lists that are asked for without one.
+    /// Every tool that a session has, for lists that are requested without one.
     pub(crate) all_tools: Arc<Toolbox>,
     /// The clients of MCP that shook hands.
     pub(crate) transports: Arc<Transports>,
-    /// Cancelled when a stop was asked for: finish what runs, begin nothing.
+    /// Cancelled when a stop was requested: finish what runs, begin nothing.
     pub(crate) stopping: CancellationToken,
     /// Cancelled when the time for finishing is over.
     pub(crate) killed: CancellationToken,
@@ -49,7 +49,7 @@ pub struct App {
     pub(crate) tasks: TaskTracker,
     /// The OpenAPI document of the routes, which the router writes.
     pub(crate) openapi: OnceLock<String>,
-    /// Who may do what; absent: everybody is control.
+    /// Which tokens may do what; absent: every caller has control.
     pub(crate) guard: Option<Guard>,
 }
 
@@ -87,7 +87,7 @@ impl App {
     }
 
     /// The token with which an agent reaches that session and nothing else, for as long as the session
-    /// lives. None on a server without tokens, where nobody needs one.
+    /// lives. `None` on a server without tokens, where none is needed.
     #[must_use]
     pub fn agent_token(&self, session_id: &str) -> Option<String> {
         self.guard.as_ref().map(|guard| guard.agent_token(session_id))

@@ -1,9 +1,9 @@
-//! Who calls, and whether they may: tokens in, a [`Caller`] out.
+//! Authentication of callers: tokens in, a [`Caller`] out.
 //!
 //! Invariant: one layer, behind the choice of a route and before its handler, decides from the
 //! headers alone by the access of that route. A session's id is never a credential.
 //!
-//! Without tokens there is no layer, and everybody is control, as on a machine of one's own.
+//! Without tokens there is no layer, and every caller has control, as on a developer's own machine.
 
 pub(crate) mod access;
 mod agents;
@@ -49,7 +49,7 @@ pub(crate) async fn layer(
     }
 }
 
-/// Who calls, where that matters: not where everybody is let in.
+/// The caller, where that matters: not where all callers are let in.
 async fn admit(app: &App, access: Access, parts: &mut Parts) -> Result<Option<Caller>, Failure> {
     let Some(guard) = app.guard.as_ref().filter(|_| access != Access::Everybody) else { return Ok(None) };
     let caller = guard.caller(&app.store, &parts.headers)?;
@@ -74,7 +74,8 @@ async fn is_own_session(caller: &Caller, parts: &mut Parts) -> bool {
     }
 }
 
-/// Whom the layer let in. A server with tokens whose layer did not run lets nobody in.
+/// The caller that the layer let in. A server with tokens whose layer did not run lets no caller
+/// in.
 impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Refusal;
 

@@ -57,8 +57,8 @@ pub struct ServerConfig {
     pub max_message: usize,
     /// How often a quiet socket is pinged. Default 10 s.
     pub ping_every: Duration,
-    /// A socket that was not heard for this long is gone, at the next ping's time: with the defaults after
-    /// 30 to 40 s. Default 30 s.
+    /// A socket that has sent nothing for this long is closed, at the next ping's time: with the defaults
+    /// after 30 to 40 s. Default 30 s.
     pub dead_after: Duration,
     /// A body that is not there after this long is refused; a reader that takes nothing for this
     /// long is gone. Default 60 s.
@@ -74,13 +74,14 @@ pub struct ServerConfig {
     /// Origins that a browser's request may come from, as `scheme://host[:port]`, beside the server's
     /// own and those on this machine. Default none.
     pub allowed_origins: Vec<String>,
-    /// Who may do what. Default none: everybody is control.
+    /// Which tokens may do what. Default none: every caller has control.
     pub tokens: Tokens,
-    /// How long calls in flight may go on after a stop was asked for. Default 5 s.
+    /// How long calls in flight may go on after a stop was requested. Default 5 s.
     pub drain: Duration,
-    /// What `/metrics` shows. Default none: the route says so, and nothing is counted.
+    /// What `/metrics` shows. Default none: the route answers that there are no metrics, and
+    /// nothing is counted.
     pub metrics: Option<Arc<Metrics>>,
-    /// What `/trajectories` shows. Default none: the routes say that nothing is recorded.
+    /// What `/trajectories` shows. Default none: the routes answer that nothing is recorded.
     pub trajectories: Option<Arc<dyn TrajectorySource>>,
     /// Whether the sessions' observer wants to know of callers' traces. Default no: they are not read.
     pub traces: bool,

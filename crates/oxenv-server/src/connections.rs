@@ -21,8 +21,8 @@ const MAX_RESERVED_DESCRIPTORS: usize = 1024;
 const MAX_COUNT_AGE: Duration = Duration::from_secs(1);
 /// How long an idle connection may take to end.
 const END_TIMEOUT: Duration = Duration::from_millis(50);
-/// Connections that are accepted as long as the process has descriptors at all, so that somebody can see how
-/// the server does and close sessions.
+/// Connections that are accepted as long as the process has descriptors at all, so that an operator can see
+/// how the server does and close sessions.
 const MIN_CONNECTIONS: usize = 4;
 /// Descriptors that such a connection leaves free: one for a file that answering may open, and one more.
 const MIN_FREE_DESCRIPTORS: usize = 2;
@@ -61,7 +61,7 @@ struct DescriptorCount {
 /// ```
 pub fn raise_descriptor_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // No limit, or one that is reached: nothing is to be raised.
+    // No limit, or already at the maximum: nothing to raise.
     if current.is_some()
         && current != maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })

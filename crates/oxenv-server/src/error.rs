@@ -44,7 +44,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// What is answered to a request for a WebSocket that is none.
+    /// The answer to a request for a WebSocket that is not a handshake.
     pub(crate) fn upgrade(refused: &WebSocketUpgradeRejection) -> Self {
         Refusal::Status(refused.status(), refused.body_text())
     }
@@ -139,7 +139,8 @@ pub(crate) fn may_be_retryable(of: u16) -> bool {
         .any(|failure| failure.retryable && status(&failure).as_u16() == of)
 }
 
-/// What a status of a failure means: the codes that have it, or HTTP's reason phrase where none has.
+/// The meaning of a failure's status: the codes that have it, or HTTP's reason phrase where none
+/// has.
 pub(crate) fn codes_with_status(of: u16) -> String {
     let with_status = |code: &&ErrorCode| status(&Failure::new(**code, "")).as_u16() == of;
     let codes: Vec<String> =
@@ -172,7 +173,7 @@ pub(crate) fn multi(out: &mut String, head: &ReplyHead<'_>, failure: &Failure) {
     write_multi_error(out, head, &failure.message, &failure.data(), retry_after_s, &failure.issues);
 }
 
-/// The `/ws` frame for a text that is no frame.
+/// The `/ws` frame for a text that is not a frame.
 pub(crate) fn frame_fault(fault: &FrameError) -> String {
     let mut out = String::new();
     match fault {

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::config::ServerConfig;
 use crate::error::json_response;
 
-/// What is let in.
+/// The hosts that requests may name.
 pub(crate) struct Hosts {
     /// Whether the server is on an address that only this machine reaches.
     loopback: bool,
@@ -65,7 +65,7 @@ impl Hosts {
     }
 }
 
-/// A header's text; one that is no text matches nothing.
+/// A header's text; an invalid one matches nothing.
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }

@@ -41,8 +41,8 @@ pub struct HttpJudgeOptions {
     pub deadline: Duration,
     /// How often a question is repeated that met status 429, 5xx or no connection; default 2.
     pub retries: u32,
-    /// How long to wait before the first repeat, doubled with each, where the endpoint does not say
-    /// it by `Retry-After`; default 500 ms.
+    /// How long to wait before the first repeat, doubled with each, where the endpoint sends no
+    /// `Retry-After`; default 500 ms.
     pub backoff: Duration,
     /// Questions asked at the same time; default 8. Others wait for their turn.
     pub concurrency: usize,
@@ -122,7 +122,7 @@ impl HttpJudge {
         }
         let client = Client::builder()
             .default_headers(headers)
-            // A redirect could carry the key to somebody else.
+            // A redirect could carry the key to another host.
             .redirect(Policy::none())
             .build()
             .map_err(|error| format!("the HTTP client cannot be made: {error}"))?;
@@ -134,7 +134,7 @@ impl HttpJudge {
     async fn within_deadline(&self, question: JudgeQuestion) -> Result<JudgeAnswer, Failure> {
         let until = after(Instant::now(), self.options.deadline);
         let asked = async {
-            // Nobody closes it, so a turn comes.
+            // It is never closed, so a turn comes.
             let _turn = self.turns.acquire().await;
             self.with_retries(&question, until).await
         };

@@ -3,7 +3,7 @@
 //! Invariant: no environment logic here. A handler translates a request, calls a session, and
 //! translates the reply; `error.rs` is the one place that maps failures to statuses and codes.
 //!
-//! Entry points: [`Server::run`] accepts connections until a stop is asked for; [`serve_connection`] serves
+//! Entry points: [`Server::run`] accepts connections until a stop is requested; [`serve_connection`] serves
 //! one that the caller has accepted; [`serve_stdio`] serves MCP to one client over standard input and output.
 //!
 //! ```

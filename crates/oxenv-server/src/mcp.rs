@@ -1,9 +1,9 @@
 //! The agents' door: MCP of both eras and OpenEnv's dialect, at `/mcp` and `/sessions/{id}/mcp`.
 //!
-//! Invariant: a `tools/call` is a step of its session and shows no reward. reset, step, state
-//! and fork of an environment cannot be reached here by any method; `openenv/session/close` ends a session
-//! for control alone, and not where the address names the session. A caller that is not control comes to one
-//! session, whatever the request names.
+//! Invariant: a `tools/call` is a step of its session and shows no reward. reset, step, state and fork of an
+//! environment cannot be reached here by any method; `openenv/session/close` ends a session for control
+//! alone, and not where the address names the session. A caller that is not control reaches one session,
+//! whatever the request names.
 //!
 //! A request is read once. `mcp/client_protocol.rs` finds out what its client speaks; `mcp/dialect.rs`
 //! answers OpenEnv's dialect; `mcp/fast_path.rs` answers what clients of MCP mostly ask for, a list of tools
@@ -57,7 +57,7 @@ pub(crate) struct EpochQuery {
     epoch: Option<u64>,
 }
 
-/// Who sent a request, at `/mcp` or at `/sessions/{id}/mcp`.
+/// The sender of a request, at `/mcp` or at `/sessions/{id}/mcp`.
 pub(crate) struct McpRequester {
     caller: Caller,
     /// The one session that it may reach: that of the path, or an agent's own. `None` for control at `/mcp`.
@@ -169,7 +169,7 @@ pub(crate) async fn delete(
     }
 }
 
-/// Whether a message that is no request is the answer to one of ours.
+/// Whether a message that is not a request is the answer to one of ours.
 fn is_reply(text: &str) -> bool {
     Object::parse(text).is_ok_and(|object| {
         let answers = object.get("result").is_some() || object.get("error").is_some();

@@ -93,14 +93,14 @@ impl Metrics {
         }
     }
 
-    /// Shows the state of a log as well; it is asked for at each scrape.
+    /// Shows the state of a log as well; it is read at each scrape.
     #[must_use]
     pub fn with_record_status(mut self, status: impl Fn() -> RecordStatus + Send + Sync + 'static) -> Self {
         self.record = Some(Box::new(status));
         self
     }
 
-    /// Shows the state of an audit file as well; it is asked for at each scrape.
+    /// Shows the state of an audit file as well; it is read at each scrape.
     #[must_use]
     pub fn with_audit_status(mut self, status: impl Fn() -> AuditStatus + Send + Sync + 'static) -> Self {
         self.audit = Some(Box::new(status));

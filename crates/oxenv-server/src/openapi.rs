@@ -93,7 +93,7 @@ fn responses(docs: &RouteDocs, guarded: bool) -> Value {
             let description = if *status < 400 { "Success" } else { "Not now" };
             json!({ "description": description })
         });
-        // What is sent with 202 has no body.
+        // A reply with status 202 has no body.
         if *schema != "Nothing" {
             response["content"][*media] = json!({ "schema": reference(schema) });
         }

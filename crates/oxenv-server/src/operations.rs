@@ -1,4 +1,4 @@
-//! What the requests of a batch and of an `oxenv.1` socket do: one road for both doors.
+//! The operations of the requests of a batch and of an `oxenv.1` socket: one path for both doors.
 //!
 //! Invariant: a request is found, run and answered here and nowhere else, so an item of `POST /batch`
 //! means what the same frame means on a socket. A failure is an answer of its own, never a reward.
@@ -37,17 +37,17 @@ pub(crate) use batch::RunningBatch;
 pub(crate) use create::{CreatedSessions, progress};
 pub(crate) use socket_sessions::SocketSessions;
 
-/// Who asks, and which sessions are theirs to name.
+/// The caller, and which sessions it may name.
 pub(crate) struct RequestContext {
     pub(crate) app: Arc<App>,
     pub(crate) caller: Caller,
-    /// The name by which the client called this server, if it said one.
+    /// The name by which the client called this server, if it gave one.
     pub(crate) host: Option<String>,
     /// The sessions of a socket; absent over HTTP, where any session may be named.
     pub(crate) held: Option<Arc<SocketSessions>>,
 }
 
-/// What came of a request.
+/// The outcome of a request.
 pub(crate) enum Response<'a> {
     /// A reset or a step.
     Answered(IdempotentReply<StepReply<'a>>),
@@ -68,7 +68,7 @@ pub(crate) struct ControlReply {
 
 pub(crate) type RequestOutcome<'a> = Result<Response<'a>, Failure>;
 
-/// How far a request is once it has begun.
+/// The progress of a request once it has begun.
 pub(crate) enum StartedRequest<'a> {
     Done(RequestOutcome<'a>),
     /// It has to wait for something, and has not begun.
@@ -78,7 +78,7 @@ pub(crate) enum StartedRequest<'a> {
 }
 
 impl ControlReply {
-    /// What a session answers about itself.
+    /// A session's answer about itself.
     fn about(session: &Session, kind: ReplyKind, data: &impl Serialize) -> Self {
         ControlReply::text(session, kind, json!(data).to_string())
     }
@@ -156,7 +156,7 @@ impl RequestContext {
         let outcome = match started {
             StartedRequest::Done(outcome) => return outcome,
             StartedRequest::Waiting(session, asked) => Ok(Response::Answered(session.submit(asked).await)),
-            // Boxed, so that the future of a step is not as large as that of whatever else is asked.
+            // Boxed, so that the future of a step is not as large as that of other requests.
             StartedRequest::Other => Box::pin(self.other(request)).await,
         };
         self.tidy(&request.session, &outcome);
@@ -219,7 +219,8 @@ impl RequestContext {
     fn session(&self, id: &str) -> Result<Arc<Session>, Failure> {
         let Some(held) = &self.held else { return self.app.store.get(id) };
         held.session(id).unwrap_or_else(|| {
-            // Why it is none of the socket's: it never was, or has ended, or is somebody else's.
+            // Why it is not one of the socket's: it never was, or has ended, or belongs to another
+            // socket.
             let session = self.app.store.get(id)?;
             let message =
                 format!("session {} is not attached to this socket: attach to it first", session.id());
@@ -307,7 +308,7 @@ pub(crate) fn host(headers: &HeaderMap) -> Option<String> {
     headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned)
 }
 
-/// The options of a reset that was asked for.
+/// The options of a requested reset.
 pub(crate) fn reset(asked: &ResetRequest<'_>) -> ResetOptions {
     ResetOptions {
         seed: asked.seed,

@@ -1,7 +1,8 @@
-//! What is known of a connection beside its bytes: whether it was heard, is busy, has lost its other side.
+//! What is known of a connection besides its bytes: whether bytes came, it is busy, or its other side is
+//! lost.
 //!
 //! Invariant: a peer that ended its side is known to have done so although bytes of it are still unread,
-//! which nobody reads while a request is being answered.
+//! which are not read while a request is being answered.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -25,13 +26,13 @@ pub(crate) struct Peer(Arc<PeerState>);
 struct PeerState {
     socket: Option<Arc<WriteHalf>>,
     heard: AtomicBool,
-    /// Whether it has ever asked for something.
+    /// Whether it has ever sent a request.
     asked: AtomicBool,
     /// How much is done for it.
     busy: AtomicUsize,
-    /// Whether what is done for it is of no use to anybody: a socket without a session.
+    /// Whether its work is of no use to any caller: a socket without a session.
     useless: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
-    /// Whether it was asked to end, and has not said that it stays.
+    /// Whether it was asked to end, and has not answered that it stays.
     asked_to_end: AtomicBool,
     end: Notify,
     /// After the socket in this list, so that it is dropped when the socket is closed.
@@ -52,8 +53,8 @@ impl Peer {
         self.0.heard.store(true, Ordering::Relaxed);
     }
 
-    /// Whether bytes came since the last time somebody asked: a long message on its way is a sign of life
-    /// before it is whole.
+    /// Whether bytes came since the last check: a long message on its way is a sign of life before it is
+    /// whole.
     pub(crate) fn take_heard(&self) -> bool {
         self.0.heard.swap(false, Ordering::Relaxed)
     }
@@ -70,9 +71,9 @@ impl Peer {
         self.0.busy.load(Ordering::Relaxed) > 0
     }
 
-    /// Says when what is done for it is of no use.
+    /// Marks whether its work is of no use.
     pub(crate) fn useless_when(&self, useless: impl Fn() -> bool + Send + Sync + 'static) {
-        // One socket says it, once.
+        // One socket marks it, once.
         let _ = self.0.useless.set(Box::new(useless));
     }
 
@@ -86,7 +87,7 @@ impl Peer {
         !self.is_busy() || self.0.useless.get().is_some_and(|useless| useless())
     }
 
-    /// Whether it has ever asked for something.
+    /// Whether it has ever sent a request.
     pub(crate) fn has_asked(&self) -> bool {
         self.0.asked.load(Ordering::Relaxed)
     }
@@ -97,7 +98,7 @@ impl Peer {
         self.0.end.notify_one();
     }
 
-    /// Says that it does not end, because it was asked for something meanwhile.
+    /// Reports that it does not end, because it got a request meanwhile.
     pub(crate) fn stays(&self) {
         self.0.asked_to_end.store(false, Ordering::Relaxed);
     }
@@ -107,8 +108,8 @@ impl Peer {
         self.0.end.notified().await;
     }
 
-    /// Waits until the other side has ended the connection or its own half of it, whatever is still to be
-    /// read.
+    /// Waits until the other side has ended the connection or its own half of it, even if bytes are still
+    /// unread.
     pub(crate) async fn lost(self) {
         match &self.0.socket {
             Some(socket) => socket.lost().await,

@@ -1,7 +1,8 @@
 //! The bytes of a connection: a socket in two halves, of which the writing one notices the end of the
 //! other side.
 //!
-//! Invariant: whether the other side has ended is known without reading, so nobody takes the reader's bytes.
+//! Invariant: whether the other side has ended is known without reading, so the reader's bytes are not
+//! consumed.
 
 use std::future::pending;
 use std::io;

@@ -1,4 +1,5 @@
-//! A route: which request it answers, who may use it, and what the OpenAPI document says of it.
+//! A route: which request it answers, which callers may use it, and its entry in the OpenAPI
+//! document.
 
 use std::sync::Arc;
 
@@ -15,11 +16,11 @@ pub(crate) struct Route {
     pub(crate) path: &'static str,
     /// The handler, for the method that the route answers.
     pub(crate) handler: fn(MethodFilter) -> MethodRouter<Arc<App>>,
-    /// Who may use it in simulation.
+    /// Which callers may use it in simulation.
     pub(crate) simulation: Access,
-    /// Who may use it in production.
+    /// Which callers may use it in production.
     pub(crate) production: Access,
-    /// What the document says; absent for a WebSocket, for which OpenAPI has no word.
+    /// Its entry in the document; absent for a WebSocket, which OpenAPI cannot describe.
     pub(crate) docs: Option<RouteDocs>,
 }
 
@@ -31,7 +32,7 @@ pub(crate) enum Method {
     Delete,
 }
 
-/// What the OpenAPI document says of a route.
+/// The OpenAPI document's description of a route.
 #[derive(Clone, Copy)]
 pub(crate) struct RouteDocs {
     pub(crate) tag: &'static str,
@@ -106,7 +107,7 @@ impl Method {
 }
 
 impl Route {
-    /// Who may use it in a mode.
+    /// Which callers may use it in a mode.
     pub(crate) fn access(&self, production: bool) -> Access {
         if production { self.production } else { self.simulation }
     }

@@ -527,7 +527,7 @@ const fn websocket(path: &'static str, handler: Handler, simulation: Access, pro
 mod tests {
     use super::*;
 
-    /// Who may, as the page says it.
+    /// Which callers may, in the page's spelling.
     fn described(access: Access) -> &'static str {
         match access {
             Everybody => "everybody",

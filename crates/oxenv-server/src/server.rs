@@ -41,7 +41,7 @@ use crate::shutdown::Shutdown;
 use crate::stall_timeout::StallTimeoutStream;
 use crate::timing::Events;
 
-/// How long the answers to calls that the end of the drain cut off may take to be sent.
+/// Time limit for sending the answers to calls that the end of the drain cut off.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long connections may take to end after the drain, answers included.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -106,7 +106,7 @@ impl Server {
         Ok(self)
     }
 
-    /// The address that was bound; the port is the real one if 0 was asked for.
+    /// The address that was bound; the port is the real one if 0 was requested.
     ///
     /// # Errors
     /// The operating system's.
@@ -114,7 +114,7 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// What the handlers share.
+    /// The state that the handlers share.
     #[must_use]
     pub fn app(&self) -> &Arc<App> {
         &self.app
@@ -169,7 +169,7 @@ impl Server {
         if !drained {
             tracing::warn!(connections = app.tasks.len(), "closing what is left: the drain is over");
         }
-        // What still runs is cut off, and its callers get failures that say so.
+        // What still runs is cut off, and its callers get failures that state it.
         app.store.end_all(&EndReason::Drained);
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, app.tasks.wait()).await;
         app.killed.cancel();
@@ -235,8 +235,8 @@ async fn local(socket: Option<&UnixSocket>) -> io::Result<UnixStream> {
     }
 }
 
-/// Lets the operating system find peers that went away without a word, in at most 40 s: a connection
-/// that waits for its next request, or for a long step, sends nothing by itself.
+/// Lets the operating system detect peers that vanished without closing, in at most 40 s: a
+/// connection that waits for its next request, or for a long step, sends nothing by itself.
 fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(20))
@@ -301,7 +301,7 @@ async fn enter<S: SplitSocket>(stream: S, app: &Arc<App>, guarded: &Arc<GuardedR
 
 /// What may happen beside requests.
 enum ConnectionEvent {
-    /// A stop was asked for.
+    /// A stop was requested.
     Stop,
     /// The time for finishing is over.
     Killed,
@@ -318,7 +318,7 @@ where
     let stream = StallTimeoutStream::new(stream, app.config.stall, peer.clone());
     let service = service_fn(|mut request: Request<Incoming>| {
         let busy = peer.busy();
-        // What becomes a WebSocket watches its connection.
+        // A request that becomes a WebSocket watches its connection.
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(peer.clone());
         }

@@ -19,14 +19,14 @@ use tokio_util::sync::CancellationToken;
 
 /// How long everything has to end once the drain is over.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
-/// After this part of it nothing waits any longer, so that the process can end by itself.
+/// After this part of it nothing waits any longer, so that the process can end normally.
 const GIVE_UP_AFTER: Duration = Duration::from_millis(700);
-/// How long the last line of the log may take: nobody may be reading it.
+/// How long the last line of the log may take: the log may have no reader.
 const LOG_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long the handlers that run at the exit of a process may take.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Tells when a process is to end, and ends it if it does not end in time.
+/// Signals when a process must end, and ends it if it does not end in time.
 ///
 /// ```no_run
 /// # async fn serve(server: oxenv_server::Server) -> std::io::Result<()> {
@@ -43,7 +43,7 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// What the process exits with if it has to be ended.
+    /// The exit code of the process if it has to be ended.
     pub const EXIT_CODE: i32 = 5;
 
     /// Watches for SIGTERM and SIGINT from now on, for the rest of the process; they do not end it by
@@ -139,10 +139,10 @@ impl Signals {
     }
 }
 
-/// Ends this process, which has not ended by itself.
+/// Ends this process, which has not ended normally.
 fn end(why: &'static str) {
     let (logged, is_logged) = channel();
-    // In a thread, because a log that nobody reads blocks its writer.
+    // In a thread, because a log without a reader blocks its writer.
     let _ = thread::Builder::new().spawn(move || {
         let waited = END_TIMEOUT.as_secs();
         tracing::error!(

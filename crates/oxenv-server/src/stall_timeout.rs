@@ -1,4 +1,4 @@
-//! A connection that is patient with its peer, but not for ever: bytes that nobody takes end it.
+//! A connection that waits for a slow peer, with a limit: bytes that are not taken in time end it.
 //!
 //! Invariant: a timer exists only while a write waits for the peer, so a peer that reads costs
 //! nothing.
@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 
 use crate::peer::Peer;
 
-/// A stream whose writes fail once the peer has taken nothing for a while.
+/// A stream whose writes fail once the peer has taken nothing for a given time.
 pub(crate) struct StallTimeoutStream<S> {
     stream: S,
     limit: Duration,

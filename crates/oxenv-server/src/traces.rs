@@ -1,7 +1,7 @@
 //! The caller's place in a trace: a `traceparent` in the headers of a request, or in the `_meta` of an
 //! MCP request, which is closer to the call and so goes first.
 //!
-//! Invariant: nothing is read unless somebody wants to know; what cannot be read is no error of a
+//! Invariant: nothing is read unless an observer needs it; what cannot be read is no error of a
 //! request (W3C Trace Context, 4.3).
 
 use std::convert::Infallible;

@@ -7,7 +7,7 @@ use std::fmt;
 use oxenv_core::Failure;
 use oxenv_wire::RawJson;
 
-/// Which recorded sessions are asked for, in the order in which they were opened.
+/// The requested recorded sessions, in the order in which they were opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrajectoryFilter {
     /// Only sessions of that environment.
@@ -32,8 +32,8 @@ pub struct EntriesPage {
 /// Reads recorded sessions.
 ///
 /// # Behavior
-/// - What was acknowledged before a call is in its answer.
-/// - The methods read files and may take a while; they are called where blocking is allowed.
+/// - An answer includes everything that was acknowledged before the call.
+/// - The methods read files and may be slow; they are called where blocking is allowed.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! [`LogError`]: why the log, its index or a blob cannot be used.
 //!
-//! Invariant: each message names the file and says what to do about it.
+//! Invariant: each message names the file and what to do about it.
 
 use std::fmt;
 use std::io;
@@ -22,7 +22,7 @@ pub enum LogError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What it said.
+        /// Its message.
         source: io::Error,
     },
     /// Another process writes to the folder, or this one does already.
@@ -30,7 +30,7 @@ pub enum LogError {
         /// The folder.
         folder: PathBuf,
     },
-    /// Nobody has recorded anything in the folder.
+    /// Nothing has been recorded in the folder.
     NoRecord {
         /// The folder.
         folder: PathBuf,
@@ -62,7 +62,7 @@ pub enum LogError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Segments are not there that neither retention nor anybody of ours removed.
+    /// Segments are missing that neither retention nor this library removed.
     Missing {
         /// The first one's file.
         path: PathBuf,
@@ -110,7 +110,7 @@ pub enum LogError {
     Index {
         /// Its file.
         path: PathBuf,
-        /// What SQLite said.
+        /// SQLite's message.
         reason: String,
     },
 }

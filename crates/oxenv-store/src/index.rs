@@ -1,8 +1,7 @@
 //! The index: finds sessions and their entries without reading the whole log.
 //!
 //! Invariant: the log is the truth and the index follows it; deleting `index.sqlite` loses nothing, and
-//! neither an index that cannot be read nor one that cannot be written stops anybody. No SQL leaves
-//! this module.
+//! an index that cannot be read or written stops no caller. No SQL leaves this module.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,8 +20,8 @@ mod query;
 mod refresh;
 mod schema;
 
-/// The recorded sessions of a folder. Its methods read files and may take a while; a server calls
-/// them where blocking is allowed.
+/// The recorded sessions of a folder. Its methods read files and may be slow; a server calls them
+/// where blocking is allowed.
 ///
 /// ```
 /// use oxenv_store::Trajectories;
@@ -122,7 +121,7 @@ pub struct SessionFilter {
     pub after: Option<String>,
 }
 
-/// What the index knows of a session.
+/// The index's data of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionSummary {
     /// Its id.
@@ -131,7 +130,7 @@ pub struct SessionSummary {
     pub environment: String,
     /// The environment's version.
     pub version: String,
-    /// Whether the environment says that the same seed and actions give the same bytes.
+    /// Whether the environment declares that the same seed and actions give the same bytes.
     pub deterministic: bool,
     /// Its seed.
     pub seed: u64,
@@ -161,7 +160,7 @@ pub struct SessionSummary {
     pub holes: Vec<Hole>,
 }
 
-/// What a refresh has done.
+/// The result of a refresh.
 #[derive(Debug, Default)]
 pub struct RefreshReport {
     /// How many entries were new.

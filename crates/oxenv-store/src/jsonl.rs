@@ -31,7 +31,7 @@ const MAX_PLACES: usize = 16 * 1024;
 const PLACE_BYTES: usize = 1024;
 /// How soon a write that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the end waits for what is still to be written.
+/// How long the end waits for records still to be written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Minimum time between two messages about trouble in the log.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ struct Shared {
     warned: Mutex<Option<Instant>>,
 }
 
-/// What is to be written.
+/// What to write.
 #[derive(Default)]
 struct Queue {
     lines: Vec<u8>,
@@ -95,7 +95,7 @@ struct Queue {
     over: bool,
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct Writer {
     shared: Arc<Shared>,
     lines: Lines<File>,
@@ -176,7 +176,7 @@ impl AuditSink for JsonlAudit {
             Err(_) => Work::pending(async {
                 match places.acquire().await {
                     Ok(place) => place.forget(),
-                    // Nobody closes it.
+                    // It is never closed.
                     Err(_) => std::future::pending().await,
                 }
             }),
@@ -194,7 +194,7 @@ impl AuditSink for JsonlAudit {
         SCRATCH.with_borrow_mut(|line| {
             line.clear();
             append_line(line, &AuditLine { v: VERSION, record });
-            // What is long takes more than its own place, as far as there are any.
+            // A long record takes several places, as far as there are any.
             let places = 1 + self.0.places.forget_permits(line.len() / PLACE_BYTES);
             let mut queue = self.0.queue.lock();
             queue.lines.extend_from_slice(line);
@@ -227,7 +227,7 @@ impl fmt::Debug for JsonlAudit {
 }
 
 impl Shared {
-    /// Says something in the log, unless it was said just now.
+    /// Logs a message, unless it was logged just now.
     fn warn(&self, say: impl FnOnce(&str, u64)) {
         let now = Instant::now();
         let mut warned = self.warned.lock();
@@ -350,7 +350,7 @@ fn lacks_line_end(file: &File) -> io::Result<bool> {
 
 fn append_line(lines: &mut Vec<u8>, content: &impl Serialize) {
     let begin = lines.len();
-    // Nothing in a record can fail to be JSON; if it did, the line would tell that much.
+    // Nothing in a record can fail to be JSON; if it did, the line would state it.
     if serde_json::to_writer(&mut *lines, content).is_err() {
         lines.truncate(begin);
         lines.extend_from_slice(br#"{"v":1,"lost":1}"#);

@@ -1,6 +1,7 @@
 //! What sessions leave behind on disk.
 //!
-//! Invariant: what was acknowledged is in the log; what could not be written is said, never hidden.
+//! Invariant: what was acknowledged is in the log; what could not be written is reported, never
+//! hidden.
 //!
 //! [`LogRecorder`] writes the log of what sessions did, [`LogReader`] reads it, [`Trajectories`] finds
 //! sessions in it by way of an index, [`export_jsonl`] gives them to others. [`JsonlAudit`] writes the

@@ -1,7 +1,7 @@
 //! The log: what sessions did, in files that are only ever appended to.
 //!
 //! Invariant: an entry whose work was done without a failure is in the log, whatever happens to the
-//! process afterwards, and to the machine if so asked; an entry that failed is not.
+//! process afterwards, and to the machine if so configured; an entry that failed is not.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -69,7 +69,7 @@ pub struct LogOptions {
     pub retention: Retention,
     /// Takes secrets out of texts before they are written.
     pub redact: Option<Redact>,
-    /// Who writes: name and version of the server. Default: `oxenv` and its version.
+    /// The writer: name and version of the server. Default: `oxenv` and its version.
     pub server: String,
 }
 
@@ -109,7 +109,7 @@ pub struct LogRecorder {
     _lock: File,
 }
 
-/// What was found when a log was opened.
+/// What opening a log found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
     /// The segment that was written last; none in a new folder.
@@ -120,7 +120,7 @@ pub struct Recovery {
     pub damaged_bytes: u64,
 }
 
-/// What was accepted and is not in the log yet.
+/// Entries that were accepted and are not in the log yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriteLag {
     /// Entries.
@@ -148,7 +148,7 @@ impl LogRecorder {
     /// as it is; a new segment is begun behind it.
     ///
     /// # Errors
-    /// When the folder cannot be used, when somebody writes to it already, when a newer version
+    /// When the folder cannot be used, when another process writes to it, when a newer version
     /// wrote it.
     pub fn open(folder: impl Into<PathBuf>, options: LogOptions) -> Result<Self, LogError> {
         let folder = folder.into();
@@ -160,7 +160,7 @@ impl LogRecorder {
         Ok(LogRecorder { group, recovery, _lock: lock })
     }
 
-    /// What was found when the log was opened.
+    /// What opening the log found.
     #[must_use]
     pub fn recovery(&self) -> &Recovery {
         &self.recovery
@@ -172,7 +172,7 @@ impl LogRecorder {
         self.group.folder()
     }
 
-    /// What was accepted and is not written yet.
+    /// Entries that were accepted and are not written yet.
     #[must_use]
     pub fn lag(&self) -> WriteLag {
         self.group.lag()
@@ -225,7 +225,7 @@ fn lock(folder: &Path) -> Result<File, LogError> {
     }
 }
 
-/// Whether somebody has recorded something in a folder, or has begun to.
+/// Whether something was recorded in a folder, or a recording was begun.
 ///
 /// # Errors
 /// When the folder cannot be read.

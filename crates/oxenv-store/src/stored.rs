@@ -1,7 +1,7 @@
 //! Entries as they are read back.
 //!
-//! Invariant: what was written is what is read, text for text; a value in a blob is read when it is
-//! asked for, and checked against its hash.
+//! Invariant: what was written is what is read, text for text; a value in a blob is read on demand,
+//! and checked against its hash.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub struct StoredEntry {
     pub epoch: u64,
     /// When it was acknowledged: microseconds of UTC since 1970.
     pub time_us: u64,
-    /// What it was.
+    /// Its kind.
     pub event: StoredEvent,
 }
 
@@ -43,7 +43,7 @@ pub enum StoredEvent {
         environment: String,
         /// The environment's version.
         version: String,
-        /// Whether the environment says that the same seed and actions give the same bytes.
+        /// Whether the environment declares that the same seed and actions give the same bytes.
         deterministic: bool,
         /// The session's seed.
         seed: u64,
@@ -62,7 +62,7 @@ pub enum StoredEvent {
         episode_id: String,
         /// The whole object that the client sent.
         arguments: Option<StoredJson>,
-        /// What came of it.
+        /// The outcome.
         outcome: StoredOutcome,
         /// How long it took, in microseconds.
         duration_us: u64,
@@ -71,20 +71,20 @@ pub enum StoredEvent {
     Step {
         /// The number of the step within its episode.
         step: u64,
-        /// Who took it: `control`, `agent`, `observer`.
+        /// The caller: `control`, `agent`, `observer`.
         principal: String,
         /// The action as it was spelled.
         action: StoredJson,
         /// The tool calls that it made, in order of completion.
         calls: Vec<StoredCall>,
-        /// What came of it.
+        /// The outcome.
         outcome: StoredOutcome,
         /// How long it took, in microseconds.
         duration_us: u64,
     },
     /// It ended.
     Closed {
-        /// Why, in a word.
+        /// The reason, in one word.
         reason: String,
     },
 }
@@ -101,7 +101,7 @@ pub struct StoredOrigin {
     pub seq: u64,
 }
 
-/// What came of a reset or a step; see [`oxenv_core::RecordedOutcome`].
+/// The outcome of a reset or a step; see [`oxenv_core::RecordedOutcome`].
 #[derive(Debug, Clone)]
 pub enum StoredOutcome {
     /// It was answered.
@@ -122,7 +122,7 @@ pub enum StoredOutcome {
 pub struct StoredFailure {
     /// The precise code.
     pub code: ErrorCode,
-    /// Whose fault it is.
+    /// Where the fault lies.
     pub kind: FailureKind,
     /// In which phase it happened.
     pub phase: Phase,
@@ -130,7 +130,7 @@ pub struct StoredFailure {
     pub delivered: Delivered,
     /// Whether a repeat is worth it.
     pub retryable: bool,
-    /// What the client read.
+    /// The message that the client got.
     pub message: String,
 }
 
@@ -143,7 +143,7 @@ pub struct StoredCall {
     pub tool: String,
     /// The arguments, an object.
     pub arguments: Option<StoredJson>,
-    /// What came of it: a result as MCP spells it, or an error.
+    /// The outcome: a result as MCP spells it, or an error.
     pub outcome: Result<StoredJson, StoredToolError>,
     /// Whether the result's structured part was put into an object only because MCP wants one.
     pub wrapped: bool,

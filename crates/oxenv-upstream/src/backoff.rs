@@ -30,7 +30,7 @@ impl Backoff {
     /// How long a call waits for the next try: 1 s. If that is later, the call fails at once.
     pub const MAX_CALL_WAIT: Duration = Duration::from_secs(1);
 
-    /// Counts a failure and gives the pause before the next try.
+    /// Counts a failure and returns the pause before the next try.
     pub fn next_pause(&mut self) -> Duration {
         let pause = Self::INITIAL.saturating_mul(1 << self.failures.min(16)).min(Self::MAX);
         self.failures += 1;

@@ -69,7 +69,7 @@ pub(crate) enum Era {
     Discovery,
 }
 
-/// A request, ready to be sent any number of times.
+/// A request that can be sent any number of times.
 pub(crate) struct RawRequest<'a> {
     /// MCP's method.
     pub(crate) method: &'a str,
@@ -86,7 +86,7 @@ pub(crate) struct HandshakeError {
     pub(crate) message: String,
     /// Whether the server answered, so that it may know the other way of greeting.
     pub(crate) answered: bool,
-    /// Whether the server went away, so that its exit says more.
+    /// Whether the server went away, so that its exit explains more.
     pub(crate) by_server: bool,
     /// What stood in the way.
     pub(crate) cause: FaultCause,
@@ -187,7 +187,7 @@ impl Connection {
         })
     }
 
-    /// Sends a request and waits for its result, as JSON. What the server says meanwhile goes to the
+    /// Sends a request and waits for its result, as JSON. Messages of the server meanwhile go to the
     /// caller, if there is one.
     ///
     /// Dropping the future cancels the request at the server.
@@ -292,7 +292,7 @@ impl Connection {
         self.traffic.has_session()
     }
 
-    /// What it is called in logs.
+    /// Its name in logs.
     pub(crate) fn label(&self) -> &str {
         &self.label
     }
@@ -313,7 +313,7 @@ impl Connection {
         self.traffic.list_change().await;
     }
 
-    /// Says that its lists must be read again.
+    /// Signals that its lists must be read again.
     pub(crate) fn lists_may_differ(&self) {
         self.traffic.lists_may_differ();
     }
@@ -341,7 +341,7 @@ impl Connection {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(MAX_RESUBSCRIBE_PAUSE);
-            // What changes meanwhile, nobody tells.
+            // Changes meanwhile are not reported.
             self.lists_may_differ();
         }
     }
@@ -383,7 +383,8 @@ impl Connection {
         self.ended.cancel();
         let running = self.running.lock().take();
         if let Some(mut running) = running {
-            // rmcp waits here for whoever still answers a question, which nobody needs any more.
+            // rmcp waits here for tasks that still answer a question whose answer is no longer
+            // needed.
             let _ = running.close_with_timeout(CLOSE_TIMEOUT).await;
         }
     }

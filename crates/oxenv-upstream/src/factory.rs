@@ -4,8 +4,8 @@
 //! Invariant: every session has toolsets, a workspace and a toolbox of its own; what sessions share
 //! (server-scoped toolsets, names, rate limits of the server) is made once.
 //!
-//! `factory/forks.rs` copies a session, `factory/saved.rs` makes bytes of one, `factory/repeat.rs` has what
-//! is done again, `factory/modes.rs` says what can be copied at all.
+//! `factory/forks.rs` copies a session, `factory/saved.rs` makes bytes of one, `factory/repeat.rs` repeats
+//! actions and calls, `factory/modes.rs` decides what can be copied at all.
 
 mod forks;
 mod modes;
@@ -25,7 +25,7 @@ use oxenv_wire::ErrorCode;
 use crate::manager::{SessionContext, UpstreamManager};
 use crate::manifest::{Manifest, Prefix, PrefixRule, ToolsetEntry};
 
-/// What a factory is made of beside the manifest's toolsets.
+/// The parts of a factory besides the manifest's toolsets.
 pub struct FactoryOptions {
     /// The environment that gets the tools; absent: one of tools alone.
     pub base: Option<Arc<dyn EnvironmentFactory>>,
@@ -33,14 +33,14 @@ pub struct FactoryOptions {
     pub name: String,
     /// Where sessions have their folders.
     pub workspaces: Arc<Workspaces>,
-    /// Who records calls.
+    /// The receiver of audit records of calls.
     pub auditor: Option<Arc<Auditor>>,
 }
 
 /// Makes environments with the tools of a manifest.
 pub struct ToolFactory {
     spec: Arc<EnvironmentSpec>,
-    /// What the environment can do without the tools.
+    /// The environment's capabilities without the tools.
     own: Capabilities,
     options: FactoryOptions,
     manager: Arc<UpstreamManager>,
@@ -137,8 +137,8 @@ impl ToolFactory {
         Ok(instance)
     }
 
-    /// Does something with folders, which takes as long as it takes and is not for a thread that serves
-    /// others. If nobody waits for it any more, what it made is deleted again.
+    /// Works on folders, which may be slow and must not run on a thread that serves others. If the
+    /// result is no longer awaited, what it made is deleted again.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Workspaces) -> io::Result<T> + Send + 'static,
@@ -221,10 +221,10 @@ fn mounts(base: Vec<Mount>, toolsets: Vec<Arc<dyn Toolset>>, rules: &[MountRules
         .collect()
 }
 
-/// What is wrong with a workspace: what it holds, the bytes it is to be made of, or the machine.
+/// What is wrong with a workspace: its content, the bytes to make it of, or the machine.
 fn workspace_failed(error: &io::Error) -> Failure {
     match error.kind() {
-        // The last one says that a tool has put something else in its place.
+        // The last one means that a tool has put something else in its place.
         io::ErrorKind::Unsupported | io::ErrorKind::QuotaExceeded | io::ErrorKind::NotADirectory => {
             Failure::unsupported(error.to_string())
         }

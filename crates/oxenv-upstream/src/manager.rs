@@ -42,7 +42,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Gives a toolset that is compiled in by its name: a new one each time, with a state of its own.
 pub type Builtin = Arc<dyn Fn(&str) -> Option<Arc<dyn Toolset>> + Send + Sync>;
 
-/// What a manager works with.
+/// The shared parts of a manager.
 pub struct ManagerOptions {
     /// What runs commands.
     pub supervisor: Supervisor,
@@ -99,7 +99,7 @@ pub enum UpstreamState {
 pub struct UpstreamStatus {
     /// Its name in the manifest.
     pub name: String,
-    /// What it is at.
+    /// Its present state.
     pub state: UpstreamState,
     /// How many tools it offers, as far as is known.
     pub tools: usize,

@@ -1,4 +1,4 @@
-//! `tools.yaml`: which toolsets there are, how each is started, and who may call what.
+//! `tools.yaml`: which toolsets there are, how each is started, and which callers may call what.
 //!
 //! Entry point: [`Manifest::load`]. Invariant: a manifest that was read is whole, and what cannot be
 //! kept is refused: every problem is reported at once, with its line and column, and no key is ignored.
@@ -87,21 +87,21 @@ pub struct ToolsetEntry {
     pub transport: Transport,
     /// When it is started.
     pub startup: Startup,
-    /// Whom it belongs to.
+    /// Whether it belongs to the server or to a session.
     pub scope: Scope,
-    /// Whether the manifest says so. A server over HTTP of which it does not may give sessions of its own.
+    /// Whether the manifest sets it. A server over HTTP without it may give sessions of its own.
     pub scope_written: bool,
     /// How long a call may take.
     pub timeout: Duration,
     /// How long a start may take, up to the first list of tools.
     pub start_timeout: Duration,
-    /// What a reset does to it; by default it is restarted if its server gets the seed, else kept.
+    /// How a reset affects it; by default it is restarted if its server gets the seed, else kept.
     pub on_reset: OnReset,
     /// How its state follows a fork of the session.
     pub on_fork: ForkMode,
     /// Its own prefix, where it departs from the manifest's rule.
     pub prefix: Option<Prefix>,
-    /// Who may call which of its tools, how often, with which arguments.
+    /// Which callers may call which of its tools, how often, with which arguments.
     pub rules: Rules,
     /// Whether the server refuses to work without it.
     pub required: bool,
@@ -157,7 +157,7 @@ pub enum Startup {
     Eager,
 }
 
-/// What a reset of the session does to a toolset.
+/// How a reset of the session affects a toolset.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum OnReset {
     /// Nothing: its state outlives the episode.
@@ -187,8 +187,7 @@ impl Manifest {
     /// The most bytes that a manifest may have.
     pub const MAX_TEXT_BYTES: usize = node::MAX_TEXT_BYTES;
 
-    /// Reads a file. Commands that are not there are warnings: whether they are needed, starting
-    /// them will tell.
+    /// Reads a file. Missing commands are warnings: starting them shows whether they are needed.
     ///
     /// # Errors
     /// Every problem, if one of them is an error; also when the file cannot be read.
@@ -294,7 +293,7 @@ impl Transport {
 }
 
 impl ToolsetEntry {
-    /// Whether its server is to tell whether it is one for each session: it is over HTTP, and no scope is
+    /// Whether its server decides whether it is one for each session: it is over HTTP, and no scope is
     /// written.
     #[must_use]
     pub fn may_give_sessions(&self) -> bool {

@@ -1,9 +1,8 @@
 //! MCP servers over Streamable HTTP for callers that are not toolsets: one connection at a time, with typed
 //! failures.
 //!
-//! Entry point: [`RemoteEndpoint::connect`].
-//! Invariant: a request is sent once; a fault says whether it was delivered. Headers go to the endpoint's own
-//! host and no other, and no fault shows one.
+//! Entry point: [`RemoteEndpoint::connect`]. Invariant: a request is sent once; a fault reports whether it
+//! was delivered. Headers go to the endpoint's own host and no other, and no fault shows one.
 
 mod fault;
 mod probe;
@@ -41,7 +40,7 @@ pub struct Remote {
     connection: Connection,
 }
 
-/// What a call sends.
+/// The parameters of a call.
 #[derive(Serialize)]
 struct CallParameters<'a> {
     name: &'a str,
@@ -59,7 +58,7 @@ impl RemoteEndpoint {
     /// Nothing is sent yet.
     ///
     /// # Errors
-    /// When the URL is none of http or https, or a header cannot be sent. The text holds no secret.
+    /// When the URL is not http or https, or a header cannot be sent. The text holds no secret.
     pub fn new(url: &str, headers: &[(String, Secret)], connect_timeout: Duration) -> Result<Self, String> {
         let parsed = Url::parse(url).map_err(|error| format!("the url cannot be used: {error}"))?;
         let redactor = Redactor::new(&secrets(&parsed, headers));
@@ -146,7 +145,7 @@ impl Remote {
         let offers = self.connection.offered().tools;
         match listed {
             Ok(tools) => Ok(tools.into()),
-            // Who does not say that there are tools may have none.
+            // A server that does not declare tools may have none.
             Err(UpstreamError::Refused(_)) if !offers => Ok(Arc::default()),
             Err(fault) => {
                 let cause = reader.cause.into_inner().unwrap_or(FaultCause::Refused);

@@ -40,7 +40,7 @@ pub struct ToolCall<'a> {
 /// What an agent wants done.
 #[derive(Debug, Clone)]
 pub enum Action<'a> {
-    /// Tell which tools there are.
+    /// List the tools.
     ListTools(Spelling),
     /// Call one tool.
     CallTool(ToolCall<'a>),
@@ -66,8 +66,8 @@ impl<'a> Action<'a> {
     /// ```
     ///
     /// # Errors
-    /// Every issue found, when the value is no object or one of the known spellings with a wrong
-    /// shape. A typed action is not looked into here.
+    /// Every issue found, when the value is not an object, or is one of the known spellings with a
+    /// wrong shape. A typed action is not looked into here.
     pub fn parse(value: impl Into<Json<'a>>) -> Result<Self, Vec<ValidationIssue>> {
         let value = value.into();
         let object =

@@ -58,11 +58,11 @@ pub struct StepRequest<'a> {
     pub timeout_s: Option<Seconds>,
     /// The client's name for the request, for tracking only: it never replays anything.
     pub request_id: Option<Cow<'a, str>>,
-    /// The session's step number that this step expects to become, if it says so.
+    /// The session's step number that this step expects to become, if given.
     pub expected_step: Option<u64>,
-    /// The number that the request is to have within its session, if it says so.
+    /// The number that the request expects within its session, if given.
     pub seq: Option<u64>,
-    /// The client's key under which a repeat is the same step, if it says so.
+    /// The client's key under which a repeat is the same step, if given.
     pub key: Option<Cow<'a, str>>,
 }
 
@@ -222,13 +222,13 @@ pub struct ToolsetProblem {
 pub struct Metadata {
     /// The environment's name.
     pub name: String,
-    /// What it is, in a sentence.
+    /// A description in one sentence.
     pub description: String,
     /// Its README, in Markdown.
     pub readme_content: Option<String>,
     /// Its version.
     pub version: Option<String>,
-    /// Who wrote it.
+    /// Its author.
     pub author: Option<String>,
     /// Where to read more.
     pub documentation_url: Option<String>,

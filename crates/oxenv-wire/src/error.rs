@@ -1,5 +1,5 @@
-//! The closed set of error codes, and the three questions every failure answers: whose fault, was
-//! the request delivered, is a repeat worth it.
+//! The closed set of error codes, and the three questions every failure answers: where does the
+//! fault lie, was the request delivered, is a repeat worth it.
 //!
 //! Invariant: the stock codes and their spelling are OpenEnv's and frozen. Codes of our own travel
 //! under `oxenv`, beside the stock code that a stock client understands.
@@ -51,7 +51,7 @@ pub enum ErrorCode {
     Draining,
     /// The policy does not allow this caller that tool, or not with those arguments.
     Denied,
-    /// The policy allows the tool, but not so often.
+    /// The policy allows the tool, but not this often.
     RateLimited,
     /// The tool's server does not run or cannot be reached; the call was not sent.
     UpstreamUnavailable,
@@ -138,7 +138,7 @@ impl ErrorCode {
 }
 
 impl ErrorCode {
-    /// What the code says by itself. A failure that knows better says so.
+    /// The defaults of the code. A failure that knows better overrides them.
     ///
     /// ```
     /// use oxenv_wire::{Delivered, ErrorCode};
@@ -177,10 +177,10 @@ impl ErrorCode {
     }
 }
 
-/// What a code says of a failure by itself.
+/// The defaults of a code for a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorTraits {
-    /// Whose fault it is.
+    /// Where the fault lies.
     pub kind: FailureKind,
     /// Whether the request reached the environment or the tool.
     pub delivered: Delivered,
@@ -188,7 +188,7 @@ pub struct ErrorTraits {
     pub retryable: bool,
 }
 
-/// Whose fault a failure is.
+/// Where the fault of a failure lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
@@ -196,9 +196,9 @@ pub enum FailureKind {
     Action,
     /// The environment's: it refused, broke or panicked.
     Environment,
-    /// Nobody's, but time ran out.
+    /// No party's fault: time ran out.
     Timeout,
-    /// The runtime's or the machine's: never to be read as a reward.
+    /// The runtime's or the machine's: never a reward.
     Infrastructure,
 }
 

@@ -1,5 +1,5 @@
-//! Says what is wrong with a text that is not JSON, and at which character, in the words and with
-//! the positions of Python's `json` module, which stock clients and their users know.
+//! Reports what is wrong with a text that is not JSON, and at which character, with the messages
+//! and positions of Python's `json` module, which stock clients and their users know.
 //!
 //! Invariant: a fault's position is within the text or at its end.
 
@@ -10,7 +10,7 @@ use crate::scan::{Scan, SyntaxFault};
 /// One syntax error of a JSON text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonError {
-    /// What was expected or found, as CPython 3.11 words it where it would refuse the text too.
+    /// What was expected or found, as CPython 3.11 phrases it where it would refuse the text too.
     pub message: String,
     /// Index of the offending character, counted in Unicode characters from 0.
     pub position: usize,
@@ -27,7 +27,7 @@ impl fmt::Display for JsonError {
 }
 
 impl JsonError {
-    /// Finds the first error of a text. A text without one that was refused all the same (a lone
+    /// Finds the first error of a text. A text without one that was refused anyway (a lone
     /// surrogate in a key) is reported at its start.
     ///
     /// ```

@@ -1,4 +1,4 @@
-//! What a JSON value says, in a number: the same for every spelling of it.
+//! The content of a JSON value as a number: the same for every spelling of it.
 //!
 //! Invariant: one pass, linear in the size of the text, and memory for [`MAX_DEPTH`] levels and the longest
 //! string.
@@ -81,7 +81,7 @@ fn string(written: &str) -> std::borrow::Cow<'_, str> {
     Json::from_checked(written).text().unwrap_or(written.into())
 }
 
-/// The bytes of the string, the word or the number that a text begins with, or of a whole object or list.
+/// The bytes of the string, literal or number that a text begins with, or of a whole object or list.
 fn length(text: &str) -> usize {
     let bytes = text.as_bytes();
     let (mut depth, mut at) = (0_usize, 0);

@@ -1,7 +1,7 @@
 //! Bodies for forking, snapshotting and restoring sessions.
 //!
-//! Invariant: a snapshot is opaque to whoever carries it: one string, made and read by the server
-//! alone, which checks its version and integrity.
+//! Invariant: a snapshot is opaque to its carriers: one string, made and read by the server alone,
+//! which checks its version and integrity.
 
 use std::borrow::Cow;
 
@@ -77,9 +77,9 @@ pub struct Forked {
 pub struct SessionSnapshot {
     /// The session's state, opaque.
     pub snapshot: String,
-    /// Whose key authenticates it, and so which servers restore it: `file` (those with the same key file),
-    /// `record` (later ones with the same record) or `process` (this one alone). Empty from servers that do
-    /// not say.
+    /// The origin of the key that authenticates it, and so which servers restore it: `file` (those with the
+    /// same key file), `record` (later ones with the same record) or `process` (this one alone). Empty from
+    /// servers that do not report it.
     #[serde(default)]
     pub key: String,
 }

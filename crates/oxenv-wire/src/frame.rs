@@ -19,7 +19,7 @@ pub enum ClientFrame<'a> {
     Reset(ResetRequest<'a>),
     /// Take one action, which is an object.
     Step(Object<'a>),
-    /// Tell the state.
+    /// Return the state.
     State,
     /// Close the socket.
     Close,
@@ -27,7 +27,7 @@ pub enum ClientFrame<'a> {
     Mcp(Json<'a>),
 }
 
-/// Why a text is no frame.
+/// Why a text is not a frame.
 #[derive(Debug, Clone)]
 pub enum FrameError {
     /// Not JSON: `INVALID_JSON`, the socket stays open.

@@ -1,7 +1,7 @@
 //! The `call_tools` action: several calls in one step, with the results of some as input of others.
 //!
 //! Invariant: only the shape is read here, and no more calls than a graph may have. Cycles, unknown needs and
-//! `${id.path}` references are judged by whoever runs the graph, before anything runs.
+//! `${id.path}` references are checked by the runner of the graph, before anything runs.
 
 use std::borrow::Cow;
 use std::fmt;

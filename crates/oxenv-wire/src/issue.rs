@@ -17,7 +17,7 @@ use crate::readable::check_readable;
 /// An echoed input longer than this many bytes is cut to a note of its length.
 const MAX_INPUT: usize = 1024;
 
-/// Nobody reads more issues than this, and a message of a million mistakes must not become a reply
+/// More issues than this are of no use, and a message of a million mistakes must not become a reply
 /// of a hundred times its size.
 pub(crate) const MAX_ISSUES: usize = 64;
 
@@ -75,19 +75,19 @@ impl ValidationIssue {
         Self::new("missing", loc, "Field required", object)
     }
 
-    /// A key that nobody knows.
+    /// An unknown key.
     #[must_use]
     pub fn extra<'a>(loc: &[&str], value: impl Into<Json<'a>>) -> Self {
         Self::new("extra_forbidden", loc, "Extra inputs are not permitted", value)
     }
 
-    /// Something that is no object where one is needed.
+    /// A value that is not an object where one is needed.
     #[must_use]
     pub fn not_object<'a>(loc: &[&str], value: impl Into<Json<'a>>) -> Self {
         Self::new("dict_type", loc, "Input should be a valid dictionary", value)
     }
 
-    /// Something that is no string where one is needed.
+    /// A value that is not a string where one is needed.
     #[must_use]
     pub fn not_string<'a>(loc: &[&str], value: impl Into<Json<'a>>) -> Self {
         let value = value.into();
@@ -106,7 +106,7 @@ impl ValidationIssue {
             .with_ctx(serde_json::json!({ "expected": quoted }))
     }
 
-    /// A text that is no JSON, in the shape FastAPI gives it.
+    /// A text that is not JSON, in the shape FastAPI gives it.
     #[must_use]
     pub fn syntax(fault: &crate::JsonError) -> Self {
         let mut issue = Self::new("json_invalid", &["body"], "JSON decode error", &empty());
@@ -115,7 +115,7 @@ impl ValidationIssue {
         issue.with_ctx(serde_json::json!({ "error": fault.message }))
     }
 
-    /// What [`ParseError`] says about the object at `loc`.
+    /// The message of [`ParseError`] about the object at `loc`.
     #[must_use]
     pub fn from_parse<'a>(loc: &[&str], fault: &ParseError, value: impl Into<Json<'a>>) -> Self {
         match fault {

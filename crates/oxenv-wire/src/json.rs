@@ -1,7 +1,7 @@
 //! JSON that was checked but not read: [`Json`] is one value, [`Object`] an object's keys and values.
 //!
-//! Invariant: text is scanned once per level and only as deep as someone asks; a value that is
-//! passed through keeps its exact bytes.
+//! Invariant: text is scanned once per level and only as deep as it is read; a value that is passed
+//! through keeps its exact bytes.
 
 use std::borrow::Cow;
 
@@ -41,7 +41,7 @@ impl<'a> Json<'a> {
     }
 
     /// A value from a text that is known to be one JSON value without spaces around it, such as one that this
-    /// crate wrote. What is read from any other text means nothing.
+    /// crate wrote. The result for any other text is meaningless.
     #[must_use]
     pub fn from_checked(text: &'a str) -> Self {
         Json(text)
@@ -96,7 +96,7 @@ impl<'a> From<&'a RawJson> for Json<'a> {
     }
 }
 
-/// Longer values are told by their length alone, in bytes.
+/// Longer values are described by their length alone, in bytes.
 const MAX_PREVIEWED: usize = 1024;
 
 const WHITESPACE: [char; 4] = [' ', '\t', '\n', '\r'];
@@ -116,7 +116,7 @@ type Fields<'a> = SmallVec<[(Cow<'a, str>, Json<'a>); 4]>;
 struct Inner<'a> {
     /// The index of that value.
     parent: usize,
-    /// The key; none if it is no Unicode text, which is told when somebody reads that object.
+    /// The key; none if it is no Unicode text, which is reported when that object is read.
     key: Option<Cow<'a, str>>,
     value: Json<'a>,
 }
@@ -144,7 +144,7 @@ impl<'a> Object<'a> {
     /// ```
     ///
     /// # Errors
-    /// [`ParseError`] says what is wrong and, for a syntax error, where.
+    /// [`ParseError`], with what is wrong and, for a syntax error, where.
     pub fn parse(text: &'a str) -> Result<Self, ParseError> {
         let Some(spans) = Scan::new(text).object().map_err(|found| syntax(text, found))? else {
             return Err(not_object(text));
@@ -156,7 +156,7 @@ impl<'a> Object<'a> {
     /// `items`: the object's own, or with `inner` one in a field of it.
     ///
     /// # Errors
-    /// As [`Object::parse`]. What is wrong with an element is told when it is looked at.
+    /// Like [`Object::parse`]. An error of an element is reported when the element is read.
     pub(crate) fn parse_with_items(text: &'a str, inner: bool) -> Result<(Self, Items<'a>), ParseError> {
         let mut scan = Scan::new(text).splitting_items(FIELD_DEPTH + u8::from(inner));
         let Some(spans) = scan.object().map_err(|found| syntax(text, found))? else {
@@ -186,7 +186,7 @@ impl<'a> Object<'a> {
     /// Reads a value as an object.
     ///
     /// # Errors
-    /// [`ParseError`] when it is none, when a key is twice in it or is no Unicode text.
+    /// [`ParseError`] when it is not an object, when a key is twice in it or is no Unicode text.
     pub fn from_raw(value: impl Into<Json<'a>>) -> Result<Self, ParseError> {
         Self::parse(value.into().0)
     }
@@ -282,7 +282,7 @@ fn syntax(text: &str, found: SyntaxFault) -> ParseError {
     ParseError::Syntax(JsonError::locate(text, found))
 }
 
-/// What is wrong with a text that is no object.
+/// What is wrong with a text that is not an object.
 fn not_object(text: &str) -> ParseError {
     match Json::parse(text) {
         Ok(value) => ParseError::NotObject(python_type(value)),

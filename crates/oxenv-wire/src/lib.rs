@@ -5,8 +5,8 @@
 //! no state, so whatever it can express is exactly what a peer can send or receive. The set of
 //! messages is held by the golden files under `tests/golden/`.
 //!
-//! Reading goes `text → `[`Object`]` → typed request`, borrowing from the text; what nobody looked
-//! into (arguments, typed actions) stays raw. Writing appends to one `String` per reply.
+//! Reading goes `text → `[`Object`]` → typed request`, borrowing from the text; what is not read
+//! (arguments, typed actions) stays raw. Writing appends to one `String` per reply.
 //!
 //! Python's dialect of JSON has a defined answer everywhere:
 //!

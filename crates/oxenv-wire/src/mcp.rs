@@ -29,7 +29,7 @@ const MAX_ID: usize = 255;
 pub enum RpcCode {
     /// The text is not a JSON object.
     ParseError = -32700,
-    /// The object is no request.
+    /// The object is not a request.
     InvalidRequest = -32600,
     /// No such method.
     MethodNotFound = -32601,
@@ -101,7 +101,7 @@ pub struct RpcRequest<'a> {
 }
 
 impl<'a> RpcRequest<'a> {
-    /// The parameters, to be asked for what the method needs.
+    /// The parameters, to be read as the method needs.
     ///
     /// # Errors
     /// As [`RpcParams::parse`].
@@ -123,7 +123,7 @@ impl<'a> RpcRequest<'a> {
     ///
     /// # Errors
     /// The fault to answer with: `-32700` when the text is no JSON object, `-32600` when the object
-    /// is no request.
+    /// is not a request.
     pub fn parse(message: &'a str) -> Result<Self, RpcError> {
         let object = Object::parse(message).map_err(|fault| match fault {
             ParseError::Syntax(fault) => RpcError::new(RpcCode::ParseError, format!("Parse error: {fault}")),
@@ -144,7 +144,7 @@ impl<'a> RpcRequest<'a> {
     /// Reads a request from an object.
     ///
     /// # Errors
-    /// `-32600` when the object is no request.
+    /// `-32600` when the object is not a request.
     pub fn from_object(object: &Object<'a>) -> Result<Self, RpcError> {
         let mut shape = Shape::new(object, &[]);
         shape.required("jsonrpc");
@@ -174,7 +174,7 @@ impl<'a> RpcRequest<'a> {
     }
 }
 
-/// The parameters of a request, parsed once and asked for what its method needs.
+/// The parameters of a request, parsed once and read as its method needs.
 #[derive(Debug, Clone)]
 pub struct RpcParams<'a>(Option<Object<'a>>);
 
@@ -226,7 +226,7 @@ impl<'a> RpcParams<'a> {
     /// The session that the request names, if it names one.
     ///
     /// # Errors
-    /// `-32602` when `session_id` is no string.
+    /// `-32602` when `session_id` is not a string.
     pub fn session_id(&self) -> Result<Option<Cow<'a, str>>, RpcError> {
         let Some(value) = self.get("session_id") else { return Ok(None) };
         let id = value.text().ok_or_else(|| {
@@ -235,7 +235,7 @@ impl<'a> RpcParams<'a> {
         Ok(Some(id))
     }
 
-    /// The request's metadata, `_meta`; nothing when there is none or it is no object.
+    /// The request's metadata, `_meta`; `None` when there is none or it is not an object.
     #[must_use]
     pub fn meta(&self) -> Option<Object<'a>> {
         Object::from_raw(self.get("_meta")?).ok()
@@ -248,7 +248,7 @@ impl<'a> RpcParams<'a> {
     }
 }
 
-/// Appends a successful reply whose result `write` appends.
+/// Appends a successful reply; `write` appends its result.
 pub fn write_rpc_result(out: &mut String, id: RpcId<'_>, write: impl FnOnce(&mut String)) {
     out.push_str("{\"jsonrpc\":\"2.0\",\"id\":");
     out.push_str(id.get());
@@ -279,7 +279,7 @@ pub fn write_mcp_tools(out: &mut String, era: McpEra, tools: &str) {
     out.push_str(tools);
     out.push_str(match era {
         McpEra::Handshake => "}",
-        // Lists may change at any time, and what one caller may see is nobody else's.
+        // Lists may change at any time, and what one caller may see is private to it.
         McpEra::Stateless => ",\"ttlMs\":0,\"cacheScope\":\"private\"}",
     });
 }
@@ -300,7 +300,7 @@ pub fn write_mcp_call(out: &mut String, era: McpEra, outcome: Result<&ToolResult
     }
 }
 
-/// What is ours in the result of a call that failed.
+/// Our own part of the result of a call that failed.
 #[derive(Serialize)]
 struct FailedCall {
     error_type: ToolErrorType,

@@ -1,7 +1,7 @@
-//! How steps tell what came of a call, in each spelling of an action.
+//! How steps report the outcome of a call, in each spelling of an action.
 //!
-//! Invariant: [`CallOutcome`] is the one place that says whether a call succeeded. Stock clients read
-//! any result as a success, so a tool that says that it failed is an error to them.
+//! Invariant: [`CallOutcome`] is the one place that decides whether a call succeeded. Stock clients
+//! read any result as a success, so a tool that reports that it failed is an error to them.
 
 use std::borrow::Cow;
 
@@ -10,16 +10,16 @@ use crate::json::raw;
 use crate::result::{ToolResult, push_string};
 use crate::tool::ToolError;
 
-/// What came of a call, as a step tells it: the result of a tool that succeeded, or an error.
+/// The outcome of a call, as a step reports it: the result of a tool that succeeded, or an error.
 #[derive(Debug, Clone)]
 pub struct CallOutcome<'a> {
     outcome: Result<&'a ToolResult, Cow<'a, ToolError>>,
-    /// What a tool gave that says that it failed.
+    /// The result of a tool that reports that it failed.
     failed: Option<&'a ToolResult>,
 }
 
 impl<'a> CallOutcome<'a> {
-    /// What came of a call.
+    /// The outcome of a call.
     #[must_use]
     pub fn new(outcome: Result<&'a ToolResult, &'a ToolError>) -> Self {
         match outcome {

@@ -1,4 +1,4 @@
-//! Names and texts that somebody else chose, as messages repeat them.
+//! Names and texts of unknown origin, as messages repeat them.
 //!
 //! Invariant: a message is short however long the name or the text is.
 
@@ -6,8 +6,7 @@ use std::borrow::Cow;
 
 /// The characters of a name that are repeated.
 const PREVIEW_CHARS: usize = 256;
-/// Bytes of a panic's text that are kept: it may repeat what an action said, and ended sessions are
-/// remembered by it.
+/// Bytes of a panic's text that are kept: it may repeat an action, and ended sessions keep it.
 const MAX_PANIC_TEXT: usize = 4 << 10;
 
 /// The beginning of a name, with `…` for the rest.
@@ -19,7 +18,7 @@ pub fn preview(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// What a panic said.
+/// A panic's message.
 #[must_use]
 pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text =

@@ -79,7 +79,7 @@ impl<'de> Visitor<'de> for Readable {
 }
 
 /// Whether a JSON text has more values than that. A text of a few bytes for each value takes up to a hundred
-/// times its length once it is built, so whoever builds what somebody else sent asks this first.
+/// times its length once it is built, so this is checked before a value from outside is built.
 #[must_use]
 pub fn exceeds_values(json: &str, most: usize) -> bool {
     // Each value but the last has a byte of its own and one that ends it.

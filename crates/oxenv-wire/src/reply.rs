@@ -94,19 +94,19 @@ pub fn write_state_frame(out: &mut String, state: &str) {
     out.push('}');
 }
 
-/// Appends an `mcp` frame whose data `write` appends.
+/// Appends an `mcp` frame; `write` appends its data.
 pub fn write_mcp_frame(out: &mut String, write: impl FnOnce(&mut String)) {
     out.push_str("{\"type\":\"mcp\",\"data\":");
     write(out);
     out.push('}');
 }
 
-/// What is ours in an error: `data.oxenv` on the socket, `oxenv` in an HTTP body.
+/// Our own part of an error: `data.oxenv` on the socket, `oxenv` in an HTTP body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ErrorData {
     /// The precise code.
     pub code: ErrorCode,
-    /// Whose fault it is.
+    /// Where the fault lies.
     pub kind: FailureKind,
     /// In which phase it happened.
     pub phase: Phase,

@@ -1,4 +1,4 @@
-//! What a tool gives back, and its two spellings: the OpenEnv dialect (`structured_content`,
+//! The result of a tool, and its two spellings: the OpenEnv dialect (`structured_content`,
 //! `is_error`, `data`) and MCP's own (`structuredContent`, `isError`, `_meta`).
 //!
 //! Invariant: content that we did not make ourselves passes through byte for byte.
@@ -33,20 +33,20 @@ pub enum Structured {
     None,
     /// An object.
     Object(RawJson),
-    /// A value that is no object; on the wire it is wrapped as `{"result": value}`.
+    /// A value that is not an object; on the wire it is wrapped as `{"result": value}`.
     Wrapped(RawJson),
 }
 
 /// The result of a tool call.
 #[derive(Debug, Clone, Default)]
 pub struct ToolResult {
-    /// What a person or a model reads; nearly always one block.
+    /// The content for a person or a model; nearly always one block.
     pub content: SmallVec<[Content; 1]>,
-    /// What a program reads.
+    /// The content for a program.
     pub structured: Structured,
     /// Metadata of the tool's server, if it sent some.
     pub meta: Option<RawJson>,
-    /// Whether the tool says that it failed.
+    /// Whether the tool reports that it failed.
     pub is_error: bool,
     /// The whole MCP result of a tool that wants input before it goes on (`input_required`, MCP
     /// 2026-07-28); the other parts are then empty.
@@ -132,7 +132,7 @@ impl ToolResult {
         text
     }
 
-    /// Whether [`ToolResult::value`] says all that the blocks of content say.
+    /// Whether [`ToolResult::value`] has everything that the blocks of content have.
     pub(crate) fn is_all_in_value(&self) -> bool {
         match (self.content.as_slice(), &self.structured) {
             ([] | [Content::OfValue], _) | ([Content::Text(_)], Structured::None) => true,

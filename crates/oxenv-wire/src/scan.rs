@@ -2,7 +2,7 @@
 //! in a single pass, a list of objects within it included.
 //!
 //! Invariant: no recursion beyond the fifth level and, up to 16 levels, no allocation; accepts exactly what
-//! serde_json accepts as a raw value. Its errors have CPython's words and positions.
+//! serde_json accepts as a raw value. Its errors have CPython's messages and positions.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -28,7 +28,7 @@ const MAX_FIELDS: usize = 1 << 16;
 const MAX_INNER_FIELDS: usize = 1 << 10;
 /// The most fields and elements that are noted of one text.
 const MAX_SPANS: usize = 1 << 20;
-/// Beyond so many, objects within objects are not split with them any more.
+/// Beyond this number, nested objects are no longer split with them.
 const MAX_INNER_SPANS: usize = 1 << 18;
 
 const TOO_MANY_KEYS: &str = "Too many keys: an object that is split has at most 65536";
@@ -382,7 +382,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// `true`, `false`, `null`, a number, or one of Python's words that JSON does not have.
+    /// `true`, `false`, `null`, a number, or one of Python's literals that JSON does not have.
     fn word(&mut self) -> Result<(), SyntaxFault> {
         let rest = &self.bytes[self.at..];
         for word in ["true", "false", "null"] {

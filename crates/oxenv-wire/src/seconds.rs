@@ -1,7 +1,7 @@
-//! Lengths of time as somebody outside writes them, and sums of a time and a length of time.
+//! Durations as they come from outside, and sums of a time and a duration.
 //!
-//! Invariant: [`Seconds`] holds no length that is too long for a clock, and [`after`] is the one place that
-//! adds a length to a time, so no length, whoever named it, makes a clock overflow.
+//! Invariant: [`Seconds`] holds no duration that is too long for a clock, and [`after`] is the one place
+//! that adds a duration to a time, so no duration, wherever it comes from, makes a clock overflow.
 
 use std::ops::Add;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use serde::Serialize;
 pub struct Seconds(f64);
 
 impl Seconds {
-    /// The longest time that is told from one without an end: 2^32 seconds, which are 136 years.
+    /// The longest finite time: 2^32 seconds, which are 136 years. Longer ones count as endless.
     pub const MAX: Duration = Duration::from_secs(1 << 32);
 
-    /// That many seconds. A number that is not above 0 is none; a longer time than [`Seconds::MAX`], also one
-    /// without an end, is taken as that one.
+    /// That many seconds. A number that is not above 0 gives `None`; a longer time than [`Seconds::MAX`],
+    /// also one without an end, is taken as that one.
     #[must_use]
     pub fn new(seconds: f64) -> Option<Self> {
         (seconds > 0.0).then(|| Seconds(seconds.min(Self::MAX.as_secs_f64())))
@@ -37,8 +37,8 @@ impl From<Seconds> for Duration {
     }
 }
 
-/// The time so much later, of any clock. A wait longer than [`Seconds::MAX`], which is 136 years, counts as
-/// that long.
+/// The time that much later, of any clock. A wait longer than [`Seconds::MAX`], which is 136 years, counts
+/// as that long.
 ///
 /// ```
 /// use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! Reads the known keys of an object and collects every issue instead of stopping at the first.
 //!
-//! Invariant: issues come in pydantic's order: the fields as they are asked for, extra keys last.
+//! Invariant: issues come in pydantic's order: the fields in the order in which they are read,
+//! extra keys last.
 
 use std::borrow::Cow;
 
@@ -157,7 +158,7 @@ impl<'o, 'a> Shape<'o, 'a> {
     }
 }
 
-/// Says why a value is no whole number from 0 to 2^64-1, in pydantic's types.
+/// Reports why a value is no whole number from 0 to 2^64-1, in pydantic's types.
 fn not_natural(loc: &[&str], value: Json<'_>) -> ValidationIssue {
     if read::<f64>(value).is_ok_and(|number| number < 0.0 && number.fract() == 0.0) {
         return ValidationIssue::new(
@@ -171,7 +172,7 @@ fn not_natural(loc: &[&str], value: Json<'_>) -> ValidationIssue {
     not_whole(loc, value)
 }
 
-/// Says why a value is no whole number of 64 bits.
+/// Reports why a value is no whole number of 64 bits.
 fn not_whole(loc: &[&str], value: Json<'_>) -> ValidationIssue {
     let text = value.get();
     if text.starts_with('"') {

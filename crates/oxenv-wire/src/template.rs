@@ -67,7 +67,7 @@ impl Reference {
         &self.path
     }
 
-    /// The id of the call whose result it refers to.
+    /// The id of the call with the result that it refers to.
     #[must_use]
     pub fn id(&self) -> &str {
         self.path.split('.').next().unwrap_or_default()

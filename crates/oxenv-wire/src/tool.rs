@@ -24,7 +24,7 @@ pub struct Tool {
     pub name: Cow<'static, str>,
     /// A title for people.
     pub title: Option<String>,
-    /// What it does, for the model; may be empty.
+    /// Its description, for the model; may be empty.
     pub description: String,
     /// JSON Schema (2020-12) of its arguments.
     pub input_schema: Value,
@@ -36,7 +36,7 @@ pub struct Tool {
     pub meta: Option<Value>,
 }
 
-/// In whose words tools are listed.
+/// The spelling in which tools are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolSpelling {
     /// As a step's observation lists them.
@@ -50,7 +50,7 @@ pub enum ToolSpelling {
 }
 
 impl Tool {
-    /// The tool in those words; `toolset` is where it comes from.
+    /// The tool in that spelling; `toolset` is where it comes from.
     #[must_use]
     pub fn spelled(&self, spelling: ToolSpelling, toolset: &str) -> RawJson {
         match spelling {
@@ -149,8 +149,8 @@ impl ToolError {
         self
     }
 
-    /// What is ours in the error, for `metadata.oxenv` of an observation and `data.oxenv` of a
-    /// JSON-RPC error; nothing when the category says it all.
+    /// Our own part of the error, for `metadata.oxenv` of an observation and `data.oxenv` of a
+    /// JSON-RPC error; nothing when the category is enough.
     #[must_use]
     pub fn data(&self) -> Option<ErrorData> {
         let code = self.code?;
@@ -177,7 +177,7 @@ impl ToolError {
         Self::new(ToolErrorType::ExecutionError, message)
     }
 
-    /// The tool wants input before it goes on, and who called it has no way to be asked.
+    /// The tool wants input before it goes on, and its caller cannot be asked.
     #[must_use]
     pub fn input_required() -> Self {
         let message = "the tool asks for input before it goes on, and only a client of MCP 2026-07-28 can \

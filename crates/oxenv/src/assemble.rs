@@ -1,6 +1,6 @@
 //! Puts tools together: a manifest, its servers, workspaces, the audit file, around an environment.
 //!
-//! Invariant: everything that can be wrong with a manifest is told before a port is bound.
+//! Invariant: every error of a manifest is reported before a port is bound.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,14 +59,14 @@ pub(crate) struct ToolArgs {
     pub(crate) python: HostArgs,
 }
 
-/// What is served: an environment, and the servers of its tools.
+/// The served environment, and the servers of its tools.
 pub(crate) struct ServedEnvironment {
     pub(crate) factory: Arc<dyn EnvironmentFactory>,
     /// Takes the manifest's secrets out of a text.
     pub(crate) redact: Option<Redact>,
-    /// Of each of the manifest's toolsets, whether it is another server's.
+    /// For each of the manifest's toolsets, whether it is another server's.
     pub(crate) upstream: Vec<bool>,
-    /// Of the toolsets with `${seed}`, whether each episode's seed reaches them.
+    /// For the toolsets with `${seed}`, whether each episode's seed reaches them.
     pub(crate) seeded: Vec<SeededToolset>,
     /// The audit file.
     pub(crate) audit: Option<Arc<JsonlAudit>>,
@@ -75,7 +75,7 @@ pub(crate) struct ServedEnvironment {
     host: Option<Arc<Host>>,
 }
 
-/// A toolset whose manifest hands it the seed.
+/// A toolset that gets the seed from its manifest.
 pub(crate) struct SeededToolset {
     pub(crate) toolset: String,
     /// Whether it is started anew with each episode's seed.
@@ -276,7 +276,7 @@ pub(crate) fn builtin_names() -> Vec<String> {
     names.filter(|name| builtin(name).is_some()).collect()
 }
 
-/// What a manifest's environment is called: its folder, if the file has the usual name, else the file.
+/// The name of a manifest's environment: its folder, if the file has the usual name, else the file.
 fn environment_name(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();

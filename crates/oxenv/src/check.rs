@@ -1,7 +1,7 @@
 //! `oxenv check`: whether an environment keeps what it promises.
 //!
-//! Invariant: everything is asked through the doors that trainers use, so what passes here holds for
-//! them; what a server does not have is told as that, and is no failure.
+//! Invariant: everything is checked through the doors that trainers use, so what passes here holds
+//! for them; a feature that a server lacks is reported as missing, and is no failure.
 
 mod door;
 mod report;
@@ -70,7 +70,7 @@ pub(crate) struct CheckArgs {
     token: Option<String>,
 }
 
-/// What is tried.
+/// The actions to try.
 struct CheckPlan {
     /// Given ones; absent: they are made.
     actions: Option<Vec<Value>>,

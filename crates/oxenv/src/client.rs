@@ -1,8 +1,8 @@
 //! The HTTP client of the commands that ask a server: JSON both ways, over `http://` and `https://`, and a
 //! WebSocket.
 //!
-//! Invariant: a failure says whether the server was reached, and what it answered; it never shows a
-//! token. What is asked goes to the server of the URL, through no proxy and no redirect.
+//! Invariant: a failure reports whether the server was reached, and what it answered; it never
+//! shows a token. Requests go to the server of the URL, through no proxy and no redirect.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -46,8 +46,8 @@ impl Client {
     /// else what stands in the URL, else `OXENV_TOKEN`. `timeout` is for each request, its reply included.
     ///
     /// # Errors
-    /// [`Problem::Usage`], if the URL or the token cannot be used, or this machine trusts nobody and the URL
-    /// is `https`.
+    /// [`Problem::Usage`], if the URL or the token cannot be used, or this machine has no trusted
+    /// certificates and the URL is `https`.
     pub(crate) fn new(url: &str, timeout: Duration, token: Option<&str>) -> anyhow::Result<Self> {
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let url = without_token(url);
@@ -71,7 +71,7 @@ impl Client {
             .no_proxy()
             .redirect(Policy::none());
         if parsed.scheme() == "http" {
-            // Who is trusted takes long to read, and an image may trust nobody.
+            // Trusted certificates are slow to read, and an image may have none.
             builder = builder.tls_certs_only([]);
         }
         let http = builder.build().map_err(|error| usage(format!("'{url}': {}", root_cause(&error))))?;
@@ -109,7 +109,7 @@ impl Client {
         Ok(text)
     }
 
-    /// Sends a request below the URL, with a key if it is to be run once; gives whatever is answered.
+    /// Sends a request below the URL, with a key if it must run only once; returns any answer.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -214,7 +214,7 @@ fn root_cause(error: &reqwest::Error) -> &(dyn std::error::Error + 'static) {
     cause
 }
 
-/// The header that says who we are, if anything does.
+/// The header with our credentials, if there are any.
 fn authorization(token: Option<&str>, url: &Url) -> anyhow::Result<Option<HeaderValue>> {
     let text = match (token, url.username(), url.password()) {
         (Some(token), ..) => format!("Bearer {token}"),

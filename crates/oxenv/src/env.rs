@@ -14,7 +14,8 @@ pub(crate) fn set(name: &str) -> Option<String> {
     lookup(name).filter(|value| !value.is_empty())
 }
 
-/// What a Python environment inherits: all but what is this command's own, which may be secret.
+/// The variables that a Python environment inherits: all but this command's own, which may be
+/// secret.
 pub(crate) fn inherited() -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("OXENV_")).collect()
 }
@@ -24,7 +25,7 @@ pub(crate) fn token() -> Option<String> {
     set("OXENV_TOKEN")
 }
 
-/// What the environment says about Fleet.
+/// The environment variables for Fleet.
 pub(crate) struct FleetVariables {
     /// The API key.
     pub(crate) api_key: Option<String>,

@@ -13,7 +13,7 @@ use oxenv_server::Shutdown;
 
 use crate::output::printable;
 
-/// An error whose exit code is not 1.
+/// An error with an exit code other than 1.
 #[derive(Debug)]
 pub(crate) enum Problem {
     /// Wrong usage or configuration.

@@ -1,7 +1,7 @@
 //! `oxenv fleet`: environments on Fleet, from a shell.
 //!
 //! Invariant: the API key is read from the environment or a file, never from an argument, and never shown. A
-//! command that made an instance does not end before that is deleted, unless it was told to leave it.
+//! command that made an instance does not end before that is deleted, unless it was asked to leave it.
 
 mod access;
 mod down;

@@ -1,5 +1,5 @@
 //! Environments written in Python: what a name on the command line means for them, with which Python they
-//! run, and what is said about them at the start.
+//! run, and what is printed about them at the start.
 //!
 //! Invariant: nothing is written into the environment's folder.
 
@@ -89,7 +89,7 @@ pub(crate) enum DirectoryName {
 /// A Python environment that a name means.
 #[derive(Debug)]
 pub(crate) struct PythonEnvironment {
-    /// What it is called if it does not say.
+    /// Its name if it does not declare one.
     pub(crate) name: String,
     pub(crate) source: HostSource,
 }
@@ -161,14 +161,14 @@ fn as_module(target: &str) -> Option<String> {
     Some(format!("{module}:{object}"))
 }
 
-/// Whether a word of a command is `module:name` or a script.
+/// Whether an argument of a command is `module:name` or a script.
 fn is_application(word: &str) -> bool {
     let starts_name = |text: &str| text.starts_with(|first: char| first.is_alphabetic() || first == '_');
     word.ends_with(".py")
         || word.split_once(':').is_some_and(|(module, name)| starts_name(module) && starts_name(name))
 }
 
-/// Imports an environment, and says with what and how it runs.
+/// Imports an environment, and prints with what and how it runs.
 ///
 /// # Errors
 /// It cannot be imported or made.
@@ -319,7 +319,7 @@ fn explain(error: &HostError, source: &HostSource, python: &str) -> String {
     format!("{}\n{hint}\nor name another Python with --python", error.message)
 }
 
-/// The requirement of a folder that brings a module, as far as names tell.
+/// The requirement of a folder that brings a module, as far as names show it.
 fn requirement(folder: &Path, module: &str) -> Option<String> {
     let text = std::fs::read_to_string(folder.join("pyproject.toml")).ok()?;
     let project: toml::Table = text.parse().ok()?;

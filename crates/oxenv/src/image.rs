@@ -102,7 +102,7 @@ fn text(folder: &Path, recipe: &BuildPlan) -> anyhow::Result<String> {
     }
 }
 
-/// Says what to do if there is no such image as the build file begins with.
+/// Explains what to do if the image that the build file begins with does not exist.
 fn with_hint(mut error: ProviderError, recipe: &BuildPlan) -> ProviderError {
     if let BuildPlan::Made { base, .. } = recipe
         && error.message.contains("Step 1/")
@@ -124,7 +124,7 @@ fn failed(error: ProviderError) -> anyhow::Error {
 }
 
 fn report_line(line: &str) {
-    // Nobody is left to tell when stderr is gone.
+    // There is no reader when stderr is gone.
     let _ = writeln!(io::stderr(), "{line}");
 }
 

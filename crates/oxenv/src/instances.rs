@@ -19,7 +19,7 @@ use crate::output::print;
 
 pub(crate) use up::{UpArgs, up};
 
-/// Where Docker's daemon listens, if nothing else is said.
+/// The default address of Docker's daemon.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
 /// How to list.

@@ -1,7 +1,7 @@
 //! Logs: on stderr, as text or as JSON, in colour only on a terminal.
 //!
-//! Invariant: stdout stays for what a script may read; below warnings, only our own crates speak. An event is
-//! one line of [`MAX_LINE`] bytes at the most, whatever it quotes.
+//! Invariant: stdout is left to output for scripts; below warnings, only our own crates log. An event is one
+//! line of at most [`MAX_LINE`] bytes, whatever it quotes.
 
 use std::io::{IsTerminal, Write};
 
@@ -81,7 +81,7 @@ fn without_controls(text: &str) -> String {
     out
 }
 
-/// The beginning of a text, in that many bytes with what says how much is left out.
+/// The beginning of a text, in that many bytes including a note of how much is left out.
 fn short_text(text: &str, limit: usize) -> String {
     if text.len() <= limit {
         return text.to_owned();
@@ -90,8 +90,8 @@ fn short_text(text: &str, limit: usize) -> String {
     format!("{}{end}", &text[..text.floor_char_boundary(limit.saturating_sub(end.len()))])
 }
 
-/// A line that is an object, and stays one: its texts are shortened, and if that is not enough, all that is
-/// not said of every event is left out.
+/// A line that is an object, and stays one: its texts are shortened, and if that is not enough, all fields
+/// that are not common to every event are left out.
 fn short_json(line: &str) -> String {
     let Ok(Value::Object(mut fields)) = serde_json::from_str(line) else {
         return json!({ "message": short_text(line, MAX_TEXT) }).to_string();
@@ -128,8 +128,8 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    // Other crates tell what crosses a wire when they are asked for more than warnings, and rmcp tells
-    // addresses with its errors, which we report ourselves: that may hold secrets which only we know.
+    // Other crates log what crosses a wire when their level is below warnings, and rmcp logs addresses
+    // with its errors, which we report ourselves: that may hold secrets which only we know.
     let ours = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("rmcp", LevelFilter::OFF)

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Err(error) => return exit::code(Err(error.into())),
     };
     let outcome = runtime.block_on(run(cli.command));
-    // A thread that an environment blocks for ever must not keep the process from ending.
+    // A thread that an environment blocks without end must not keep the process from ending.
     runtime.shutdown_background();
     exit::code(outcome)
 }

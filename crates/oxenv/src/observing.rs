@@ -38,16 +38,16 @@ pub(crate) struct ObservingArgs {
     pub(crate) otlp_sample: Option<f64>,
 }
 
-/// Tells the state of the log of steps.
+/// Reports the state of the log of steps.
 pub(crate) type RecordSource = Box<dyn Fn() -> RecordStatus + Send + Sync>;
 
 /// What observes a server.
 pub(crate) struct Observing {
     /// What `/metrics` shows.
     pub(crate) metrics: Option<Arc<Metrics>>,
-    /// What the store tells of its sessions.
+    /// The observer that the store reports its sessions to.
     pub(crate) observer: Option<Arc<dyn Observer>>,
-    /// Whether somebody wants to know of callers' traces.
+    /// Whether callers' traces are needed.
     pub(crate) traces: bool,
     exporter: Option<Exporter>,
 }
@@ -96,7 +96,7 @@ impl Observing {
         Ok(Observing { metrics, observer, traces: exporter.is_some(), exporter })
     }
 
-    /// Sends what is still to be sent, for a few seconds at the most.
+    /// Sends what is left to send, for a few seconds at most.
     pub(crate) async fn close(self) {
         if let Some(exporter) = self.exporter {
             exporter.close().await;
@@ -109,7 +109,7 @@ struct ObserverSet(Vec<Arc<dyn Observer>>);
 
 impl Observer for ObserverSet {
     fn begins(&self, caller: Option<TraceContext>) -> Option<TraceContext> {
-        // One of them at the most gives out places; the others pass on what they are given.
+        // At most one of them gives out places; the others pass on what they are given.
         self.0.iter().fold(caller, |place, observer| observer.begins(place))
     }
 

@@ -58,7 +58,7 @@ struct ExplainArgs {
     json: bool,
 }
 
-/// What one toolset's policy says.
+/// The decision of one toolset's policy.
 #[derive(Serialize)]
 struct ToolsetExplanation<'a> {
     toolset: &'a str,

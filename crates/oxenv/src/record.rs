@@ -58,7 +58,7 @@ pub(crate) fn open(args: &RecordArgs, redact: Option<Redact>) -> anyhow::Result<
     Ok(Some(Arc::new(recorder)))
 }
 
-/// Tells how far the log is behind.
+/// Reports how far the log is behind.
 pub(crate) fn status(recorder: &Arc<LogRecorder>) -> RecordSource {
     let recorder = Arc::clone(recorder);
     Box::new(move || {

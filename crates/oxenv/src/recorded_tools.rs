@@ -1,7 +1,7 @@
 //! Tools that are answered from the record instead of being called.
 //!
 //! Invariant: a recorded answer is given once, to the call that had it: same tool, same arguments; a
-//! call that the record does not have gets an error that says so.
+//! call that the record does not have gets an error that reports this.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -61,7 +61,7 @@ impl ToolTape {
         Ok(())
     }
 
-    /// The answer to a call; nothing when it is to be made really.
+    /// The answer to a call; `None` when it must really be made.
     fn answer(&self, tool: &str, arguments: Option<&RawValue>) -> Option<Result<ToolResult, ToolError>> {
         let mut answers = self.lock();
         let named = |answer: &TapedResult| answer.tool == tool || answer.tool.ends_with(&format!("__{tool}"));
@@ -98,7 +98,7 @@ pub(crate) fn taped(
 struct TapedFactory {
     inner: Arc<dyn EnvironmentFactory>,
     tape: Arc<ToolTape>,
-    /// Of each of the manifest's toolsets, which come last.
+    /// For each of the manifest's toolsets, which come last.
     upstream: Vec<bool>,
 }
 
@@ -164,7 +164,7 @@ impl EnvironmentFactory for TapedFactory {
     }
 }
 
-/// A toolset whose calls are answered from the tape; its lists are its own.
+/// A toolset with calls answered from the tape; its lists are its own.
 struct TapedToolset {
     inner: Arc<dyn Toolset>,
     tape: Arc<ToolTape>,

@@ -17,7 +17,7 @@ pub(crate) fn environments() -> Vec<Arc<dyn EnvironmentFactory>> {
     oxenv_envs::all()
 }
 
-/// What a name means.
+/// The meaning of a name.
 pub(crate) enum ServedName {
     /// A bundled environment.
     Environment(Arc<dyn EnvironmentFactory>),

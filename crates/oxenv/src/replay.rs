@@ -1,6 +1,6 @@
 //! `oxenv replay`: runs recorded sessions again and compares every byte.
 //!
-//! Invariant: what is done again is recorded again, through the same road, and the two records are
+//! Invariant: everything replayed is recorded again, by the same path, and the two records are
 //! compared; nothing of the record that is replayed changes.
 
 mod compare;
@@ -62,7 +62,7 @@ pub(crate) struct ReplayArgs {
     json: bool,
 }
 
-/// What came of doing a session again.
+/// The outcome of replaying a session.
 #[derive(Debug, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub(crate) enum Verdict {
@@ -73,7 +73,7 @@ pub(crate) enum Verdict {
         /// How many were not, because they had been cut off from outside.
         #[serde(skip_serializing_if = "is_zero")]
         cut_off: u64,
-        /// How many could not be written when they happened, which whoever asked was told.
+        /// How many could not be written when they happened; their callers were informed.
         #[serde(skip_serializing_if = "is_zero")]
         unwritten: u64,
     },
@@ -81,7 +81,7 @@ pub(crate) enum Verdict {
     Incomplete {
         /// How many resets and steps were compared.
         entries: u64,
-        /// What is missing, of it or of what it was made from.
+        /// What is missing of it, or of what it was made from.
         holes: Vec<LinkHole>,
     },
     /// Something was not.
@@ -195,13 +195,13 @@ impl<'a> Replayer<'a> {
         Replayer { trajectories, given, stages: BTreeMap::new() }
     }
 
-    /// The same, with an environment that is there already.
+    /// Replays a session with an environment that is there already.
     pub(crate) fn on(trajectories: &'a Trajectories, stage: ReplayEnvironment) -> Self {
         let stages = BTreeMap::from([(stage.environment().to_owned(), Ok(stage))]);
         Replayer { trajectories, given: ReplayOptions::default(), stages }
     }
 
-    /// Gives the environment's name, and what came of it.
+    /// Returns the environment's name, and the outcome.
     ///
     /// # Errors
     /// When the record cannot be read at all.
@@ -246,7 +246,7 @@ impl<'a> Replayer<'a> {
 }
 
 impl Verdict {
-    /// What is the same of a record that is not complete is not all.
+    /// Equal entries of an incomplete record do not prove the whole.
     fn with_holes(self, chain: &[session::ReplayedSession]) -> Verdict {
         let Verdict::Same { entries, .. } = self else { return self };
         let holes: Vec<LinkHole> = chain
@@ -260,7 +260,7 @@ impl Verdict {
     }
 }
 
-/// The sessions that are to be replayed. An environment that is named as such chooses its own.
+/// The sessions to replay. An environment that is named as such chooses its own.
 fn chosen(
     trajectories: &Trajectories,
     named: &[String],
@@ -326,11 +326,11 @@ fn compared(entries: u64) -> String {
     if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") }
 }
 
-/// How far it is, for who looks at a terminal.
+/// The progress, for a terminal.
 fn progress(done: usize, total: usize) {
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() && total > 1 {
-        // Nobody looks when stderr is gone.
+        // There is no reader when stderr is gone.
         let _ = write!(stderr, "\r{done} of {total} sessions ").and_then(|()| stderr.flush());
     }
 }

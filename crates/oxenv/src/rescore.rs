@@ -87,7 +87,7 @@ struct StepLine {
 struct RecordedEpisodeKey {
     epoch: u64,
     recorded: RecordedEpisode,
-    /// Of each step, its number in the session and its reward.
+    /// For each step, its number in the session and its reward.
     steps: Vec<(u64, Option<Reward>)>,
     old_reward: Option<f64>,
 }

@@ -1,7 +1,7 @@
 //! `--rubric`: a declared rubric over whatever is served, replayed or rescored, and the judge it asks.
 //!
-//! Invariant: what is wrong with a rubric's file is told before anything runs; the judge's key comes from
-//! the environment alone and is never shown.
+//! Invariant: errors of a rubric's file are reported before anything runs; the judge's key comes from the
+//! environment alone and is never shown.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -103,7 +103,7 @@ fn judge(args: &RubricArgs) -> anyhow::Result<Arc<dyn Judge>> {
     })
 }
 
-/// A judge that is not asked any more: what it said before is in the cache.
+/// A judge that is not asked any more: its earlier answers are in the cache.
 struct CachedJudge(HttpJudge);
 
 impl Judge for CachedJudge {

@@ -78,7 +78,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says what is served where. A reader that left, as `head -1` does, is no reason not to serve.
+/// Prints what is served where. A reader that left, as `head -1` does, is no reason not to serve.
 fn announce(
     spec: &EnvironmentSpec,
     address: SocketAddr,

@@ -25,7 +25,7 @@ use crate::values::{byte_size_setting, duration, duration_setting, timeout, time
 use crate::{env, tokens};
 use layers::{ConfigFile, Layers};
 
-/// Port that is listened on, if nothing says another.
+/// The default port.
 const DEFAULT_PORT: u16 = 8000;
 
 const SERVE_HELP: &str = "Settings come from flags, then OXENV_* variables, then OPENENV_MODE and

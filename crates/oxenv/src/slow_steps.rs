@@ -1,17 +1,17 @@
 //! A line in the log for each operation that took long.
 //!
-//! Invariant: a storm of slow operations fills no log: ten lines per second, and the next line tells how many
-//! were left out.
+//! Invariant: a storm of slow operations fills no log: ten lines per second, and the next line has the number
+//! of those left out.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation};
 
-/// Lines per second, at the most.
+/// Maximum number of lines per second.
 const MAX_LINES_PER_SECOND: u32 = 10;
 
-/// Tells of operations that took at least that long, waiting included.
+/// Reports operations that took at least that long, waiting included.
 pub(crate) struct SlowSteps {
     threshold: Duration,
     environment: String,

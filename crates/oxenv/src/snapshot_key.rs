@@ -27,7 +27,8 @@ pub(crate) fn of(file: Option<&Path>, record: Option<&Path>) -> anyhow::Result<S
     }
 }
 
-/// Whoever has opened the record is alone with it, so the file is made by one process only.
+/// A process that has opened the record has it exclusively, so the file is made by one process
+/// only.
 fn record_key(record: &Path) -> anyhow::Result<Vec<u8>> {
     let path = record.join(FILE_NAME);
     if !path.try_exists().map_err(|error| unreadable(&path, &error))? {

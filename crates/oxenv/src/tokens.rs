@@ -1,7 +1,7 @@
 //! The tokens of `serve`: those of files and variables, and those that it makes itself.
 //!
-//! Invariant: what is wrong with a token is told by its place, never by its text; one that was made
-//! here is printed once, on stdout, and never logged.
+//! Invariant: an invalid token is reported by its place, never by its text; one that was made here
+//! is printed once, on stdout, and never logged.
 
 use std::path::PathBuf;
 
@@ -43,21 +43,21 @@ pub(crate) struct ServerTokens {
     pub(crate) generated: Vec<GeneratedToken>,
 }
 
-/// A token that nobody knows yet.
+/// A new random token.
 pub(crate) struct GeneratedToken {
-    /// Whose it is: control or observer.
+    /// Its role: control or observer.
     pub(crate) role: &'static str,
     pub(crate) token: String,
 }
 
-/// Reads the tokens, and makes those that are to be made.
+/// Reads the tokens, and makes those that have to be made.
 pub(crate) fn gather(args: &TokenArgs) -> anyhow::Result<ServerTokens> {
     let mut given = ServerTokens::default();
     let TokenArgs { control_token_file, observer_token_file, .. } = args;
     let tokens = &mut given.tokens;
     from_file(control_token_file.as_ref(), |text| tokens.add_control(text))?;
     from_file(observer_token_file.as_ref(), |text| tokens.add_observer(text))?;
-    // From the environment alone: an argument can be read by everybody on the machine.
+    // From the environment alone: every user of the machine can read an argument.
     from_variable("OXENV_CONTROL_TOKEN", |text| tokens.add_control(text))?;
     from_variable("OXENV_OBSERVER_TOKEN", |text| tokens.add_observer(text))?;
     if args.generate_tokens {

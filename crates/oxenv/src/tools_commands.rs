@@ -68,7 +68,7 @@ struct ImportArgs {
     output: Option<PathBuf>,
 }
 
-/// What was found in all files.
+/// The findings in all files.
 #[derive(Default)]
 struct Findings {
     problems: Vec<Problem>,
@@ -147,7 +147,7 @@ impl Findings {
     }
 }
 
-/// What the scope of a toolset will be whose manifest does not say it, and does not tell it either.
+/// A note on the scope of a toolset that depends on its server, because its manifest sets none.
 fn scope_note(file: &str, entry: &ToolsetEntry) -> Option<String> {
     let (name, line) = (&entry.name, entry.at.line);
     entry.may_give_sessions().then(|| {
@@ -177,7 +177,7 @@ fn import(args: &ImportArgs) -> anyhow::Result<()> {
             .with_context(|| format!("cannot write {}", output.display()))?,
     }
     for note in &imported.notes {
-        // Nobody is left to tell when stderr is gone.
+        // There is no reader when stderr is gone.
         let _ = writeln!(io::stderr(), "note: {note}");
     }
     Ok(())

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 pub(crate) use export::{Endpoint, Exporter};
 use span::{Kind, Span, Value};
 
-/// Spans that wait to be sent, at the most.
+/// Maximum number of spans that wait for sending.
 const MAX_QUEUED_SPANS: usize = 8192;
 
 /// Makes spans of what sessions do.
@@ -154,7 +154,7 @@ impl Observer for Traces {
     fn ended(&self, _reason: &EndReason) {}
 }
 
-/// Ids that nobody else has: a counter, scattered by a function whose key is this process's own.
+/// Unique ids: a counter, scattered by a function with a key of this process's own.
 #[derive(Default)]
 struct Ids {
     key: RandomState,
@@ -172,7 +172,7 @@ impl Ids {
     }
 }
 
-/// What a code, a kind or a phase is called on the wire.
+/// The name of a code, a kind or a phase on the wire.
 fn word(of: &impl Serialize) -> Value {
     let word = serde_json::to_value(of).unwrap_or_default();
     Value::Text(word.as_str().unwrap_or_default().into())
@@ -230,7 +230,7 @@ mod tests {
         traces.operated(&operation(place, None));
         traces.operated(&operation(caller("00"), None));
         assert!(spans.try_recv().is_err());
-        // A place that nobody gave out stands above what is told with it.
+        // A place that was not given out here stands above the reported span.
         traces.operated(&operation(caller("01"), None));
         assert_eq!(spans.try_recv().unwrap().json()["parentSpanId"], "00f067aa0ba902b7");
     }

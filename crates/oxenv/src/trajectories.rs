@@ -1,7 +1,7 @@
 //! `oxenv trajectories`: recorded sessions listed, shown and exported.
 //!
-//! Invariant: nothing here changes a log; what is read of a folder and what a server tells look the
-//! same. Where a record is incomplete is said each time.
+//! Invariant: nothing here changes a log; records of a folder and of a server look the same. Where
+//! a record is incomplete is reported each time.
 
 mod incomplete;
 mod remote;
@@ -29,7 +29,7 @@ pub(crate) use source::RecordFolder;
 
 /// Number of entries or sessions that are read at once.
 const PAGE_ENTRIES: usize = 500;
-/// A log with more entries takes a while to read, so a note says if that has to be done each time.
+/// A log with more entries is slow to read, so a note is printed if that has to be done each time.
 const SLOW_READ_ENTRIES: u64 = 100_000;
 
 #[derive(Args)]
@@ -144,7 +144,7 @@ pub(crate) async fn run(args: &TrajectoriesArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The records of a folder, with everything that was written to its log. Says what of it is missing.
+/// The records of a folder, with everything that was written to its log. Reports what is missing.
 pub(crate) fn open(folder: &Path, incomplete: &mut Incomplete) -> anyhow::Result<Trajectories> {
     if !folder.is_dir() {
         return Err(usage(format!(
@@ -157,7 +157,7 @@ pub(crate) fn open(folder: &Path, incomplete: &mut Incomplete) -> anyhow::Result
     if let Some(reason) = trajectories.in_memory().filter(|_| entries > SLOW_READ_ENTRIES) {
         let note =
             format!("note: the index cannot be kept ({reason}), so all {entries} entries are read each time");
-        // Nobody is left to tell when stderr is gone.
+        // There is no reader when stderr is gone.
         let _ = writeln!(std::io::stderr(), "{note}");
     }
     trajectories.faults()?.iter().for_each(|fault| incomplete.record(fault));

@@ -73,7 +73,7 @@ pub(super) fn parse_results(text: &str, items: &[BatchedStep<'_>]) -> Result<Vec
 
 fn parse_item(result: &str, item: &BatchedStep<'_>) -> Result<StepResult> {
     match (parse_step(result), item.session.handle().entry.gone_error.get()) {
-        // The session was not there any more when the batch was asked for again: nobody knows what it did.
+        // The session was gone when the batch was repeated: it is unknown what it did.
         (Err(_), Some(gone)) => Err(ClientError::clone(gone).with_delivered(Delivered::Maybe)),
         (read, _) => read,
     }

@@ -1,9 +1,8 @@
 //! The task that owns a connection's socket. It writes requests and hands each reply to the caller with its
 //! id.
 //!
-//! Invariant: the socket is always read, so pings are answered while nobody calls. Requests of several
-//! callers are written together. The task ends soon after the last user is gone, and answers every request
-//! before.
+//! Invariant: the socket is always read, so pings are answered between calls. Requests of several callers
+//! are written together. The task ends soon after the last user is gone, and answers every request before.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -69,7 +68,7 @@ enum DriverExit {
     Lost(SocketLoss),
 }
 
-/// Drives a socket until nobody needs it any more.
+/// Drives a socket until it is no longer needed.
 pub(super) async fn drive(inner: Arc<ConnectionInner>, socket: ClientSocket) {
     let mut driver = Driver {
         inner,
@@ -132,7 +131,7 @@ impl Driver {
                 }
                 Ok(Ok(_)) => last = protocol_not_offered(&inner.target),
                 Ok(Err(error)) => last = error,
-                // Somebody's time is over; the others' may not be.
+                // The time of one request is over; the others' may not be.
                 Err(_) => {}
             }
         }

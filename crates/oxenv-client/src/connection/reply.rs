@@ -1,7 +1,7 @@
 //! Replies of a socket of `oxenv.1`, parsed.
 //!
-//! Invariant: a reply of another kind than what was asked for is [`Code::InvalidReply`], never a panic and
-//! never half a result.
+//! Invariant: a reply of an unexpected kind is [`Code::InvalidReply`], never a panic and never half a
+//! result.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use crate::error::{ClientError, Code, Result};
 use crate::result::StepResult;
 use crate::server_error;
 
-/// A reply, whose data is not read yet.
+/// A reply with data that is not read yet.
 #[derive(Deserialize)]
 pub(super) struct ReplyEnvelope<'a> {
     #[serde(default, borrow)]
@@ -63,7 +63,7 @@ impl<'a> ReplyEnvelope<'a> {
     }
 }
 
-/// What a reset or a step gave, or the failure that came instead.
+/// The result of a reset or a step, or the failure that came instead.
 pub(super) fn parse_step(text: &str) -> Result<StepResult> {
     match serde_json::from_str::<ObservationReply>(text) {
         Ok(ObservationReply { seq, kind: ReplyKind::Observation, repeated, data }) => {
@@ -77,7 +77,7 @@ pub(super) fn parse_step(text: &str) -> Result<StepResult> {
     }
 }
 
-/// The number of the request that a reply answers; none for what was not asked for.
+/// The number of the request that a reply answers; `None` for an unrequested frame.
 pub(super) fn reply_id(text: &str) -> Option<u64> {
     if let Some(rest) = text.strip_prefix("{\"id\":")
         && let Some((digits, _)) = rest.split_once(',')
@@ -94,7 +94,7 @@ pub(super) fn parse_data<T: DeserializeOwned>(data: &str) -> Result<T> {
     serde_json::from_str(data).map_err(|error| invalid_reply(data, &error.to_string()))
 }
 
-/// The sessions that a reply brings; none if it says anything else.
+/// The sessions in a reply; none if it holds anything else.
 pub(super) fn created_sessions(text: &str) -> Vec<SessionCreated> {
     #[derive(Deserialize)]
     struct ForkedData {
@@ -115,7 +115,7 @@ pub(super) fn created_sessions(text: &str) -> Vec<SessionCreated> {
     }
 }
 
-/// A session that was there before. Its agent's token is told to whoever made it alone.
+/// A session that was there before. Only its maker gets its agent's token.
 fn attached_session(id: Cow<'_, str>) -> SessionCreated {
     let mcp_url = format!("/sessions/{id}/mcp");
     SessionCreated { session_id: id.into_owned(), mcp_url, agent_token: None }

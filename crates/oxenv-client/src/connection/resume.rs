@@ -23,7 +23,7 @@ use crate::error::{ClientError, Code};
 /// The longest time that a session is kept, so that deadlines do not overflow.
 const MAX_RESUME: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// What a new socket begins with.
+/// The first frames of a new socket.
 pub(super) struct Reattachment {
     /// An `attach` for each session that is left.
     pub(super) frames: VecDeque<OutgoingFrame>,
@@ -58,7 +58,7 @@ impl ConnectionInner {
                 (LossRecovery::GiveUp, _) => true,
                 (LossRecovery::Reconnect, Some(_)) => waiting.written,
                 (LossRecovery::Resend, Some(_)) => false,
-                // An `open` that was never sent can as well be sent later.
+                // An `open` that was never sent can be sent later.
                 (_, None) => waiting.written || !matches!(waiting.scope, RequestScope::NoSession),
             })
             .map(|(id, _)| *id)
@@ -72,7 +72,8 @@ impl ConnectionInner {
         recovery != LossRecovery::GiveUp
     }
 
-    /// Fails what has been lost for too long; gives the next deadline, or `None` if nothing is left.
+    /// Fails what has been lost for too long; returns the next deadline, or `None` if nothing is
+    /// left.
     pub(super) fn expire_requests(&self, since: Instant, last: &ClientError) -> Option<Instant> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -158,7 +159,7 @@ impl ConnectionInner {
     }
 }
 
-/// Fails these requests; callers are told after the lock is released.
+/// Fails these requests; callers are notified after the lock is released.
 fn fail_requests(mut state: MutexGuard<'_, ConnectionState>, ids: &[u64], error: &ClientError) {
     let mut failed = Vec::with_capacity(ids.len());
     for id in ids {

@@ -1,7 +1,7 @@
 //! [`MultiSession`]: one session of a connection.
 //!
-//! Invariant: with a resume, whatever changes the session carries a key, so that the server runs it once
-//! however often it is sent.
+//! Invariant: with a resume, every request that changes the session carries a key, so that the server
+//! runs it once however often it is sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,8 @@ use crate::error::{ClientError, Code, Result};
 use crate::options::{ResetOptions, StepOptions};
 use crate::result::StepResult;
 
-/// How much longer than its own deadline the client waits for the server's reply, which says more.
+/// How much longer than its own deadline the client waits for the server's reply, which explains
+/// more.
 pub(super) const SERVER_REPLY_MARGIN: Duration = Duration::from_millis(500);
 
 /// One session of a connection. Dropping it ends the session, unless it was attached to.

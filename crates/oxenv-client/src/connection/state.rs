@@ -31,7 +31,7 @@ pub(super) struct ConnectionInner {
     pub(super) state: Mutex<ConnectionState>,
     /// Wakes the task when there is something to write.
     pub(super) driver_waker: AtomicWaker,
-    /// Told when the connection's last user is gone.
+    /// Notified when the connection's last user is gone.
     pub(super) released: Notify,
     in_flight: Semaphore,
     next_id: AtomicU64,
@@ -60,7 +60,7 @@ pub(super) enum ConnectionPhase {
     Closed(ClientError),
 }
 
-/// A frame that is to be written.
+/// A frame to write.
 pub(super) struct OutgoingFrame {
     pub(super) id: u64,
     pub(super) text: Utf8Bytes,
@@ -90,7 +90,7 @@ pub(super) enum RequestScope {
     Batch,
 }
 
-/// What becomes of the sessions that a reply creates.
+/// What happens to the sessions that a reply creates.
 #[derive(Clone, Copy)]
 pub(super) struct SessionCreation {
     pub(super) resume: Option<Duration>,
@@ -124,7 +124,7 @@ pub(super) struct SessionHandle {
     owned: bool,
 }
 
-/// A request that is ready to be sent.
+/// A request that can be sent.
 pub(super) struct OutgoingRequest {
     pub(super) id: u64,
     pub(super) text: String,
@@ -204,7 +204,7 @@ impl ConnectionInner {
         let mut guard = PendingGuard { inner: self, id, reply: answer, delivered, answered: false };
         let answer = (&mut guard.reply).await;
         guard.answered = true;
-        // Whoever drives the socket answers everything before it ends.
+        // The driver of the socket answers everything before it ends.
         answer.unwrap_or_else(|_| Err(ClientError::new(Code::Closed, "the connection is closed")))
     }
 
@@ -223,7 +223,7 @@ impl ConnectionInner {
         Ok(answer)
     }
 
-    /// Hands a reply to its caller. A reply that nobody waits for is dropped.
+    /// Hands a reply to its caller. A reply without a waiting caller is dropped.
     pub(super) fn deliver(self: &Arc<Self>, id: u64, text: Utf8Bytes) {
         let mut state = self.state.lock();
         let Some(pending) = state.pending.remove(&id) else { return };
@@ -233,7 +233,7 @@ impl ConnectionInner {
                 .map(|made| self.session_handle(&mut state, made, creation))
                 .collect(),
             (None, RequestScope::Session(entry)) if pending.reply_sender.is_none() => {
-                // The answer to a close that nobody waits for.
+                // The answer to a close that no caller waits for.
                 state.forget(entry);
                 Vec::new()
             }
@@ -241,7 +241,7 @@ impl ConnectionInner {
         };
         drop(state);
         let reply = ServerReply { text, sessions };
-        // What nobody takes is dropped, and its sessions are ended with it.
+        // A reply that is not taken is dropped, and its sessions are ended with it.
         if let Some(answer) = pending.reply_sender {
             let _ = answer.send(Ok(reply));
         }
@@ -356,7 +356,7 @@ impl Drop for PendingGuard<'_> {
         *self.delivered = state.delivery(self.id);
         let sent = *self.delivered != Delivered::No;
         match state.pending.get_mut(&self.id) {
-            // The sessions that it makes are to be ended when they are there.
+            // The sessions that it makes must be ended once they are there.
             Some(pending) if sent && pending.creates.is_some() => pending.reply_sender = None,
             _ => {
                 state.pending.remove(&self.id);

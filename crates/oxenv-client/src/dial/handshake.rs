@@ -19,7 +19,7 @@ pub(super) struct UpgradeResponse {
     pub(super) status: u16,
     /// Where it ends.
     pub(super) head_length: usize,
-    /// How long what follows is, where the server says so.
+    /// The length of what follows, where the server gives it.
     pub(super) body_length: usize,
     response: Response,
     text: String,

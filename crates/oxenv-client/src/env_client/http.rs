@@ -30,15 +30,15 @@ use crate::server_error::excerpt;
 
 /// How long the deletion of a session that was dropped may take.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a snapshot that is read whatever is said of other answers: those of a server with the usual
-/// limit, and more.
+/// Bytes of a snapshot that may be read, whatever the limit of other answers is: those of a server with
+/// the usual limit, and more.
 const MAX_SNAPSHOT: usize = 512 << 20;
 
 pub(super) struct HttpSession {
     transport: HttpTransport,
     /// The session that `POST /sessions` made; `None` on a stock server, which has one for all clients.
     created: Option<ForkedSession>,
-    /// What the first reset is to have, where the server has no place for it but a reset.
+    /// The content of the first reset, where the server has no other place for it.
     first_reset: Mutex<FirstReset>,
     closed: Mutex<bool>,
     /// Where the deletion of a dropped session runs.
@@ -71,7 +71,7 @@ struct HealthResponse {
 }
 
 impl HttpSession {
-    /// Opens a session. If nobody waits for it any more, it is deleted as soon as it is there.
+    /// Opens a session. If its caller no longer waits for it, it is deleted as soon as it is there.
     pub(super) async fn open(
         target: ServerAddress,
         options: &ClientOptions,
@@ -87,7 +87,8 @@ impl HttpSession {
         opened.map_err(|error| error.with_phase(Phase::Boot))
     }
 
-    /// Makes a session of a snapshot. If nobody waits for it any more, it is deleted as soon as it is there.
+    /// Makes a session of a snapshot. If its caller no longer waits for it, it is deleted as soon as it is
+    /// there.
     pub(super) async fn restore(
         address: ServerAddress,
         options: &ClientOptions,
@@ -183,7 +184,7 @@ impl HttpSession {
         parse(&self.send(&HttpRequest::new(Method::GET, &path, "the state"), within).await?, "the state")
     }
 
-    /// The tools without a step; none if the server does not tell them so.
+    /// The tools without a step; none if the server does not list them so.
     pub(super) async fn tools(&self, within: Duration) -> Result<Option<Vec<Tool>>> {
         let path = self.path("/mcp");
         let request = RawValue::from_string(tools::LIST_TOOLS_RPC.to_owned());
@@ -196,7 +197,7 @@ impl HttpSession {
         }
     }
 
-    /// Forks, which are deleted if nobody waits for them any more.
+    /// Forks, which are deleted if their caller no longer waits for them.
     pub(super) async fn fork(&self, n: usize, within: Duration) -> Result<Vec<HttpSession>> {
         self.check_open()?;
         let (transport, path) = (self.transport.clone(), self.path("/fork"));

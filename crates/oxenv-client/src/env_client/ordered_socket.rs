@@ -1,4 +1,4 @@
-//! [`OrderedSocket`]: a WebSocket whose replies come in the order of its requests, as in the stock dialect.
+//! [`OrderedSocket`]: a WebSocket with replies in the order of its requests, as in the stock dialect.
 //!
 //! Invariant: the next reply belongs to the oldest request without one. A request that is given up keeps its
 //! place in the queue, so that its late reply is thrown away and never goes to another request.
@@ -135,8 +135,8 @@ impl OrderedSocket {
 }
 
 impl SocketState {
-    /// Sends a request and gives its number. The socket is read first, so that nothing is sent into a
-    /// connection that is known to be lost.
+    /// Sends a request and returns its number. The socket is read first, so that nothing is sent into
+    /// a connection that is known to be lost.
     fn send(&mut self, request: String, cx: &mut Context<'_>) -> Result<u64> {
         if self.closing {
             return Err(ClientError::new(Code::Closed, "the client was closed; make another"));
@@ -159,7 +159,7 @@ impl SocketState {
     }
 
     fn poll_reply(&mut self, number: u64, cx: &mut Context<'_>) -> Poll<Result<Utf8Bytes>> {
-        // A reply that is read here needs nobody to be woken.
+        // A reply that is read here needs no wake-up.
         let waker = self.pending.take_waker(number);
         self.poll_io(cx, Some(number));
         if let Some(text) = self.pending.take(number) {
@@ -180,7 +180,7 @@ impl SocketState {
     /// Writes and reads as far as the socket is ready, or until request `until` has its reply.
     fn poll_io(&mut self, cx: &mut Context<'_>, until: Option<u64>) {
         while self.ended.is_none() {
-            // What the server said before it broke the connection is still to be read.
+            // What the server sent before it broke the connection still has to be read.
             if self.unflushed && Pin::new(&mut self.socket).poll_flush(cx).is_ready() {
                 (self.unflushed, self.unsent_pongs) = (false, 0);
             }

@@ -1,7 +1,7 @@
 //! Replies of the stock dialect, read.
 //!
-//! Invariant: unknown fields are left alone, so that servers of all versions are understood; what is no reply
-//! of the protocol is said to be that, with its beginning.
+//! Invariant: unknown fields are ignored, so that servers of all versions are understood; a text that is no
+//! reply of the protocol is reported as such, with its beginning.
 
 use std::borrow::Cow;
 

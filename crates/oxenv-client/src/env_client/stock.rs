@@ -17,7 +17,7 @@ use crate::result::StepResult;
 
 pub(super) struct StockSession {
     socket: OrderedSocket,
-    /// What the first reset is to have, if it has nothing of its own.
+    /// The content of the first reset, if it has none of its own.
     first_reset: Mutex<FirstReset>,
 }
 
@@ -70,7 +70,7 @@ impl StockSession {
         reply::read(&text, "state", None)
     }
 
-    /// The tools without a step; none if the server does not tell them so.
+    /// The tools without a step; none if the server does not list them so.
     pub(super) async fn tools(&self, within: Duration) -> Result<Option<Vec<Tool>>> {
         let request = format!(r#"{{"type":"mcp","data":{}}}"#, tools::LIST_TOOLS_RPC);
         let text = self.socket.request(request, within, "the question for the tools").await?;

@@ -1,8 +1,8 @@
-//! Tools through steps: how they are listed and called, and what comes of it.
+//! Tools through steps: how they are listed and called, and their results.
 //!
 //! Invariant: both spellings are read, those of the OpenEnv dialect and of MCP, since it depends on a
-//! server's libraries which one it has. A tool that says that it failed is a result; a call that did not
-//! happen is a failure.
+//! server's libraries which one it has. A tool that reports that it failed is a result; a call that did
+//! not happen is a failure.
 
 use oxenv_wire::{Content, Delivered, ErrorCode, Object, Phase, RawJson, Tool, ToolResult, raw};
 use serde::Deserialize;
@@ -22,9 +22,9 @@ pub(crate) fn list_action() -> Result<RawJson> {
 
 /// The arguments of a call.
 pub(crate) struct EncodedArguments {
-    /// What is checked against the tool's schema.
+    /// The value to check against the tool's schema.
     pub(crate) value: Value,
-    /// What is sent.
+    /// The value to send.
     pub(crate) json: RawJson,
 }
 
@@ -148,7 +148,7 @@ struct CallObservation<'a> {
     metadata: Option<CallMetadata<'a>>,
 }
 
-/// What is ours of the metadata of a call.
+/// Our own part of the metadata of a call.
 #[derive(Deserialize)]
 struct CallMetadata<'a> {
     #[serde(borrow, default)]
@@ -160,7 +160,7 @@ struct CallMetadata<'a> {
 struct OxenvMetadata<'a> {
     #[serde(borrow, default)]
     code: Option<&'a RawValue>,
-    /// What a tool gave that said that it failed.
+    /// The result of a tool that reported that it failed.
     #[serde(borrow, default)]
     result: Option<&'a RawValue>,
 }

@@ -45,7 +45,8 @@ pub(super) fn instance_error(what: &str, answer: &FleetResponse, secrets: &Secre
     ))
 }
 
-/// What a response holds beside its status: its `detail`, an object also where that was written into a text.
+/// The body of a response, besides its status: its `detail`, an object also where that was written into a
+/// text.
 pub(super) fn detail(answer: &FleetResponse) -> Value {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let detail = match body {
@@ -60,16 +61,16 @@ pub(super) fn detail(answer: &FleetResponse) -> Value {
     }
 }
 
-/// Whether what was asked for may have been done.
+/// Whether the request may have been carried out.
 pub(super) fn may_be_done(outcome: &Result<FleetResponse>) -> bool {
     match outcome {
         Ok(answer) => match answer.status {
-            // The service itself says that it cannot; a proxy before it does not know.
+            // The service itself reports that it cannot; a proxy before it does not know.
             503 => {
                 !serde_json::from_slice::<Value>(&answer.body).is_ok_and(|body| body.get("detail").is_some())
             }
             500.. => true,
-            // The same request was here before, and is done or under way.
+            // The request was here before, and is done or under way.
             409 => true,
             _ => answer.is_success() && !answer.is_page(),
         },
@@ -77,7 +78,7 @@ pub(super) fn may_be_done(outcome: &Result<FleetResponse>) -> bool {
     }
 }
 
-/// The code of a status and a text, by the words that Fleet uses, and what to do.
+/// The code of a status and a text, by the phrases that Fleet uses, and what to do.
 fn code_and_help(status: u16, detail: &Value, said: &str) -> (Code, &'static str) {
     let has = |words: &[&str]| words.iter().all(|word| said.contains(word));
     if detail["error_type"] == "instance_limit_exceeded" {

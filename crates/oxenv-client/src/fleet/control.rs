@@ -64,14 +64,14 @@ pub(super) struct RetryPolicy {
     pub(super) deadline: Instant,
 }
 
-/// What came of a request and its repeats.
+/// The outcome of a request and its repeats.
 pub(super) struct RetriedRequest {
     pub(super) outcome: Result<FleetResponse>,
     /// Whether one before the last may have been delivered and done.
     pub(super) earlier_may_be_done: bool,
 }
 
-/// What a heartbeat is answered with.
+/// The answer to a heartbeat.
 #[derive(Deserialize)]
 pub(super) struct HeartbeatReply {
     #[serde(default)]
@@ -122,7 +122,7 @@ impl FleetControl {
     /// An instance.
     ///
     /// # Errors
-    /// [`Code::FleetInstanceGone`], if there is none of that id; and why it cannot be read.
+    /// [`Code::FleetInstanceGone`], if no instance has that id; and why it cannot be read.
     pub async fn instance(&self, id: &str) -> Result<FleetInstance> {
         let url = self.url(&["v1", "env", "instances", id]);
         let what = format!("tell the instance '{id}'");
@@ -309,7 +309,7 @@ fn deadline_passed() -> ClientError {
     ClientError::new(Code::TimedOut, "the time was over before Fleet was asked").with_delivered(Delivered::No)
 }
 
-/// Whether Fleet itself, not a proxy before it, says that there is no such thing.
+/// Whether Fleet itself, not a proxy before it, reports that there is no such thing.
 fn is_missing(error: &ClientError) -> bool {
     error.data()["status"] == 404 && !error.data()["detail"].is_null()
 }

@@ -22,7 +22,8 @@ const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The longest pause between two such polls.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What part of the wait so far a pause is, so that it lengthens the wait by no more than that.
+/// A pause is the wait so far divided by this, so that it lengthens the wait by no more than that
+/// part.
 const POLL_FRACTION: u32 = 20;
 
 /// How often an instance that was just made may be unknown.

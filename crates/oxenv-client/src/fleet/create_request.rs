@@ -16,7 +16,7 @@ use super::instance::FleetInstance;
 use super::options::FleetOptions;
 use crate::error::{ClientError, Code, Result};
 
-/// Regions whose instances are made at hosts of their own.
+/// Regions with instances at hosts of their own.
 const REGIONS: [&str; 4] = ["us-west-1", "us-east-1", "eu-west-2", "staging"];
 
 /// How long one attempt at the recovery of a create may take: Fleet has nothing to wait for then.
@@ -32,7 +32,7 @@ pub(super) struct CreateRequest {
     pub(super) what: String,
 }
 
-/// What came of a request that is sent again: the instance's id, or that there surely is none.
+/// The outcome of a request that is sent again: the instance's id, or that there surely is none.
 pub(super) enum RecoveredInstance {
     Created(String),
     None,
@@ -65,7 +65,7 @@ impl CreateRequest {
     }
 }
 
-/// What is absent is left out, never null.
+/// Absent values are left out, never null.
 fn create_body(env_key: &str, options: &FleetOptions) -> Map<String, Value> {
     let mut body = options.extra.clone();
     let mut put = |name: &str, value: Option<Value>| {
@@ -134,7 +134,7 @@ pub(super) async fn recover(
         let instance: FleetInstance = answer.json("the repeated request", control.secrets())?;
         return Ok(RecoveredInstance::Created(instance.instance_id));
     }
-    // What is refused now for what it asks for was not made before either.
+    // A request that is refused for its content now was refused before as well.
     match answer.status {
         400 | 422 => Ok(RecoveredInstance::None),
         _ => Err(control_error(&request.what, &answer, control.secrets())),

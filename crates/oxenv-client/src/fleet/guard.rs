@@ -1,7 +1,8 @@
 //! [`InstanceGuard`]: deletes an instance that this process created.
 //!
 //! Invariant: the instance is deleted, by [`InstanceGuard::delete`] or by the drop, unless the guard is
-//! disarmed. A create request without an answer counts as an instance until it is known that there is none.
+//! disarmed. A create request without an answer counts as an instance until it is known that there is no
+//! instance.
 
 use std::sync::LazyLock;
 use std::sync::mpsc;
@@ -30,7 +31,7 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Deletions that are under way, in this process.
 static PENDING_DELETIONS: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
 
-/// What could not be deleted, in words, until somebody asks.
+/// Messages about what could not be deleted, until they are taken.
 static UNDELETED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Deletes its instance when it is dropped.
@@ -45,8 +46,8 @@ enum GuardState {
     Created(String),
 }
 
-/// Waits until no deletion is under way that a drop began, in this process, and gives what could not be
-/// deleted since it was asked last, in words. Programs that end right after they dropped a
+/// Waits until no deletion is under way that a drop began, in this process, and returns messages about
+/// what could not be deleted since the last call. Programs that end right after they dropped a
 /// [`FleetEnvClient`](super::FleetEnvClient), or a future of
 /// [`from_fleet`](super::FleetEnvClient::from_fleet), wait for this first.
 pub async fn deletions_done() -> Vec<String> {
@@ -120,7 +121,7 @@ impl InstanceGuard {
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
-        // Whatever is left was told; its drop must not begin again.
+        // Everything left was reported; its drop must not begin again.
         self.disarm();
     }
 }

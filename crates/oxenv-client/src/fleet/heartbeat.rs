@@ -1,6 +1,7 @@
 //! Heartbeats: they keep an instance on Fleet alive.
 //!
-//! Invariant: it ends with its owner; a heartbeat that fails is said and tried again, and does no other harm.
+//! Invariant: it ends with its owner; a heartbeat that fails is logged and tried again, and does no other
+//! harm.
 
 use std::sync::Arc;
 use std::time::Duration;

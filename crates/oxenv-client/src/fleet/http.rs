@@ -1,6 +1,6 @@
 //! HTTP as Fleet and its instances are asked: one request, one bounded answer.
 //!
-//! Invariant: no redirect is followed, because it could carry a key to somebody else; no failure shows a
+//! Invariant: no redirect is followed, because it could carry a key to another host; no failure shows a
 //! secret.
 
 use std::time::Duration;
@@ -88,8 +88,8 @@ impl FleetHttp {
     /// Asks once.
     ///
     /// # Errors
-    /// [`Code::ConnectFailed`], [`Code::TlsFailed`], [`Code::ConnectionLost`], [`Code::TimedOut`]: what
-    /// answered, with whatever status, is not an error here.
+    /// [`Code::ConnectFailed`], [`Code::TlsFailed`], [`Code::ConnectionLost`], [`Code::TimedOut`]: an
+    /// answer with any status is not an error here.
     pub(super) async fn send(&self, ask: FleetRequest<'_>) -> Result<FleetResponse> {
         let what = format!("{} {}", ask.method, display_url(&ask.url));
         let mut request = self.0.request(ask.method, ask.url).timeout(ask.timeout).headers(ask.headers);
@@ -118,7 +118,7 @@ impl FleetResponse {
         (200..300).contains(&self.status)
     }
 
-    /// Whether it is for people, so that nothing of Fleet's has answered.
+    /// Whether it is a page for people, so that the answer is not Fleet's.
     pub(super) fn is_page(&self) -> bool {
         self.body.trim_ascii_start().starts_with(b"<")
     }
@@ -190,7 +190,7 @@ fn send_error(what: &str, error: &reqwest::Error, timeout: Duration) -> ClientEr
     ClientError::new(code, format!("{what}: {says}"))
 }
 
-/// Whether the answer is none of HTTP, or came before there was a request.
+/// Whether the answer is not HTTP, or came before there was a request.
 fn is_not_http(error: &reqwest::Error, why: &str) -> bool {
     any_hyper_error(error, hyper::Error::is_parse) || why.contains("received unexpected message")
 }

@@ -1,7 +1,7 @@
 //! An instance as Fleet reports it.
 //!
-//! Invariant: what is needed to end an instance is read however little else is told; unknown fields are not
-//! an error.
+//! Invariant: the fields needed to end an instance are read even if all others are missing; unknown fields
+//! are not an error.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub struct FleetInstance {
     pub instance_id: String,
     /// `pending`, `running`, `stopped` or `error`.
     pub status: String,
-    /// What it is an instance of.
+    /// The environment of the instance.
     #[serde(default)]
     pub env_key: String,
     /// The environment's version.

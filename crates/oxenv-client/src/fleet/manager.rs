@@ -1,7 +1,7 @@
-//! An instance's manager: its health, resets, resources, and whatever it serves of step and state.
+//! An instance's manager: its health, resets, resources, and step and state where it serves them.
 //!
 //! Invariant: it gets the runner token and never the API key. A 404 means "not served" only once the runner
-//! gate, which answers 404 to everybody that it does not know, is ruled out.
+//! gate, which answers 404 to every caller that it does not know, is ruled out.
 
 use std::time::Duration;
 
@@ -171,7 +171,7 @@ impl InstanceManager {
         }
     }
 
-    /// A failure, or that the instance is gone, if Fleet says so.
+    /// A failure, or that the instance is gone, if Fleet reports that.
     pub(super) async fn explain(&self, error: ClientError) -> ClientError {
         let suspicious = matches!(
             error.code(),

@@ -29,8 +29,8 @@ pub(super) fn tools_observation(spelling: Spelling, tools: &[Tool]) -> Result<St
     }
 }
 
-/// The observation of a call. What is the agent's fault or the tool's is an observation; where nothing is
-/// known of the call, or nobody could be reached, there is none.
+/// The observation of a call. An error of the agent or of the tool is an observation; where nothing is
+/// known of the call, or the instance could not be reached, there is none.
 ///
 /// # Errors
 /// The failure, if it is not one of the call itself.
@@ -61,7 +61,7 @@ fn observation(metadata: &str, fields: &str) -> Result<StepResult> {
     parse_step(&text)
 }
 
-/// What a server answers to a step.
+/// A server's answer to a step.
 pub(super) fn parse_step(text: &str) -> Result<StepResult> {
     serde_json::from_str(text).map_err(|error| {
         ClientError::new(Code::InvalidReply, format!("a step's answer cannot be read: {error}"))

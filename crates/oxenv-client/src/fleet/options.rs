@@ -1,4 +1,4 @@
-//! What a caller may choose about an instance.
+//! The options of an instance.
 //!
 //! Invariant: `Debug` shows no token and no variable's value.
 
@@ -24,12 +24,12 @@ pub struct FleetOptions {
     pub env_variables: Map<String, Value>,
     /// A name that instances of one run share.
     pub run_id: Option<String>,
-    /// After how long Fleet ends it by itself.
+    /// After how long Fleet ends it.
     pub ttl: Option<Duration>,
-    /// Fleet is to end the instance if it is not told for that long that it is still used; it is told twice
-    /// as often. Absent: as the instance says, or never.
+    /// Fleet ends the instance if no heartbeat comes for that long; heartbeats are sent twice as often.
+    /// Absent: as the instance reports, or never.
     pub heartbeat: Option<Duration>,
-    /// The token of the instance's runner; asked for with the API key if absent.
+    /// The token of the instance's runner; requested with the API key if absent.
     pub runner_token: Option<String>,
     /// Other fields of the request to make it, such as `seed`, `task_id`, `force_pull`.
     pub extra: Map<String, Value>,
@@ -37,7 +37,7 @@ pub struct FleetOptions {
     pub timeout: Duration,
     /// How long a reset may take; 0: 2 minutes.
     pub reset_timeout: Duration,
-    /// What becomes of a listing when one MCP endpoint cannot be reached; one that answers 404 is absent, not
+    /// How a listing goes on when one MCP endpoint cannot be reached; one that answers 404 is absent, not
     /// broken.
     pub strictness: Strictness,
 }

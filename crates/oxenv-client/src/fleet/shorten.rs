@@ -5,7 +5,7 @@
 /// Characters of an answer that are shown.
 const MAX_MESSAGE_CHARS: usize = 300;
 
-/// A text in one line of at most 300 characters; of a page its words alone.
+/// A text in one line of at most 300 characters; of a page only its text.
 pub(super) fn shorten(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(16 << 10)]);
     let is_page = text.trim_start().starts_with('<');

@@ -1,7 +1,7 @@
 //! Starting an instance: it is created, healthy, and its tools are connected.
 //!
-//! Invariant: one deadline for all of it; whatever fails or is dropped, the [`InstanceGuard`] deletes what
-//! was created.
+//! Invariant: one deadline for all of it; on any failure or drop, the [`InstanceGuard`] deletes what was
+//! created.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +89,7 @@ pub(super) async fn attach(
 
 fn connect_control(api_key: &str, options: &FleetOptions) -> Result<(FleetControl, Option<Secret>)> {
     let control = FleetControl::new(api_key, options.base_url.as_deref())?;
-    // Fleet may tell a variable back in a refusal, and some are secrets.
+    // Fleet may repeat a variable in a refusal, and some are secrets.
     for value in options.env_variables.values().filter_map(serde_json::Value::as_str) {
         control.secrets().add(&Secret::new(value));
     }
@@ -195,8 +195,8 @@ fn not_ready(what: &str, timeout: Duration) -> ClientError {
     ClientError::new(Code::TimedOut, message)
 }
 
-/// The failure, after what was made is deleted; where that fails too, it is said, and tried further in the
-/// background.
+/// The failure, after what was made is deleted; if that fails too, it is reported, and tried further in
+/// the background.
 async fn clean_up(error: ClientError, mut guard: InstanceGuard) -> ClientError {
     let Err(left) = guard.delete(after(Instant::now(), CLEANUP_TIMEOUT)).await else { return error };
     let which = match guard.instance_id() {

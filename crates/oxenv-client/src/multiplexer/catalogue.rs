@@ -46,7 +46,7 @@ pub(super) struct OwnedTool {
 }
 
 impl EndpointTools {
-    /// Whether the endpoint said that there is nothing.
+    /// Whether the endpoint reported an empty list.
     fn is_absent(&self) -> bool {
         use oxenv_upstream::remote::RemoteErrorKind::Status;
         self.fault.as_ref().is_some_and(|fault| fault.kind == Status(404))
@@ -103,7 +103,7 @@ impl OwnerMap {
         OwnerMap { endpoints: parts, owners, conflicts, changes }
     }
 
-    /// Who owns a tool.
+    /// The owner of a tool.
     pub(super) fn owner(&self, tool: &str) -> Option<&OwnedTool> {
         self.owners.get(tool)
     }

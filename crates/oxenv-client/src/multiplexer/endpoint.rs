@@ -37,7 +37,7 @@ pub(super) struct MultiplexedEndpoint {
     connect_timeout: Duration,
     signals: Arc<ChangeSignals>,
     state: Mutex<EndpointState>,
-    /// Held by who connects.
+    /// Held by the task that connects.
     connect_lock: tokio::sync::Mutex<()>,
     /// How many changes of its list there were.
     changes: AtomicU64,
@@ -58,7 +58,7 @@ struct ConnectFailure {
     retry_at: Instant,
 }
 
-/// A connection with who follows its changes.
+/// A connection with the task that follows its changes.
 pub(super) struct EndpointConnection {
     pub(super) remote: Arc<Remote>,
     watcher: JoinHandle<()>,
@@ -71,12 +71,12 @@ pub(super) struct AcquiredConnection {
     pub(super) is_new: bool,
 }
 
-/// Who wants a connection.
+/// The purpose of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnectUrgency {
     /// A call, which waits its turn after failures.
     AfterBackoff,
-    /// A listing, which somebody asked for.
+    /// A listing that a caller asked for.
     Now,
 }
 
@@ -143,7 +143,7 @@ impl MultiplexedEndpoint {
     /// Its connection, made if need be.
     ///
     /// # Errors
-    /// Why there is none, by its code. Nothing was run there.
+    /// Why there is no result, by its code. Nothing was run there.
     pub(super) async fn connection(
         self: &Arc<Self>,
         wanted: ConnectUrgency,
@@ -207,7 +207,7 @@ impl MultiplexedEndpoint {
         state.failure = Some(ConnectFailure { fault: fault.clone(), retry_at: after(Instant::now(), pause) });
     }
 
-    /// Gives up a connection, unless there is another one by now. Calls in flight over it go on.
+    /// Gives up a connection, unless it has been replaced. Calls in flight over it go on.
     pub(super) fn discard_connection(&self, connection: &Arc<EndpointConnection>) -> bool {
         let mut state = self.state.lock();
         if state.connection.as_ref().is_some_and(|current| Arc::ptr_eq(current, connection)) {

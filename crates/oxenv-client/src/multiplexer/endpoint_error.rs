@@ -1,6 +1,6 @@
 //! The errors of endpoints as callers see them.
 //!
-//! Invariant: a failure names its endpoint, and says whether a call was delivered.
+//! Invariant: a failure names its endpoint, and states whether a call was delivered.
 
 use oxenv_upstream::remote::{RemoteError, RemoteErrorKind as Kind};
 use oxenv_wire::{Delivered, ErrorCode, FailureKind};
@@ -32,7 +32,7 @@ pub(super) fn error_code(fault: &RemoteError) -> Code {
     }
 }
 
-/// Whether it may pass by itself.
+/// Whether it may resolve without action.
 pub(super) fn is_transient(fault: &RemoteError) -> bool {
     match fault.kind {
         Kind::Unreachable | Kind::TimedOut | Kind::Lost | Kind::SessionGone => true,
@@ -94,7 +94,7 @@ fn rpc_error(fault: &RemoteError, code: i32, tool: &str, url: &str) -> ClientErr
     error.with_data(json!({ "endpoint": url, "code": code, "data": fault.data }))
 }
 
-/// Whether an endpoint says that it has no such tool, so that its list must have changed.
+/// Whether an endpoint reports that it has no such tool, so that its list must have changed.
 pub(super) fn is_unknown_tool(fault: &RemoteError) -> bool {
     let message = fault.message.to_ascii_lowercase();
     fault.kind == Kind::Refused(INVALID_PARAMS)

@@ -15,7 +15,7 @@ use super::endpoint::{ChangeSignals, MultiplexedEndpoint};
 use super::{MultiplexOptions, Strictness, ToolListing, endpoint_error};
 use crate::error::{ClientError, Code, Result};
 
-/// How long an endpoint has to be connected and listed.
+/// Time limit for connecting and listing an endpoint.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call may take.
 const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ pub(super) struct MultiplexerState {
     catalogue: Mutex<InstalledCatalogue>,
     /// Numbers listings by their beginning.
     listings: AtomicU64,
-    /// The count of changes at the beginning of the last listing that somebody asked for.
+    /// The count of changes at the beginning of the last listing that a caller asked for.
     listed_changes: AtomicU64,
     /// Held by the one call that lists.
     listing_lock: tokio::sync::Mutex<()>,
@@ -72,7 +72,7 @@ impl MultiplexerState {
         })
     }
 
-    /// Lists every endpoint, because somebody asked for it.
+    /// Lists every endpoint, because a caller asked for it.
     pub(super) async fn list(&self) -> Result<ToolListing> {
         self.check_open()?;
         let changes = self.signals.changes();

@@ -1,6 +1,6 @@
 //! The rules of forks, snapshots and repeated requests, checked through sessions.
 //!
-//! Invariant: what a copy does is held against an episode that nobody disturbed, byte by byte.
+//! Invariant: a copy's behaviour is compared byte by byte with an episode that was not disturbed.
 
 use std::sync::Arc;
 
@@ -144,7 +144,8 @@ impl Suite {
         Some((session, rest.to_vec()))
     }
 
-    /// What the other half shows if nothing disturbs; nothing if the environment promises no bytes.
+    /// The expected observation of the other half if nothing disturbs it; `None` if the environment
+    /// does not promise equal bytes.
     async fn rest_without_copies(&mut self, rest: &[Value]) -> Option<Vec<String>> {
         if !self.factory.spec().capabilities.deterministic {
             return None;

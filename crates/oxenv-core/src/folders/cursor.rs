@@ -35,7 +35,7 @@ struct CursorLevel {
     id: Id,
 }
 
-/// What tells one folder from any other that exists at the same time.
+/// Identifies a folder among all that exist at the same time.
 #[derive(PartialEq, Eq)]
 struct Id {
     device: u64,
@@ -52,7 +52,7 @@ impl<'a> FolderCursor<'a> {
         self.open.back().map_or(self.top.as_fd(), AsFd::as_fd)
     }
 
-    /// How far below the top it is.
+    /// Its depth below the top.
     pub(crate) fn depth(&self) -> usize {
         self.levels.len()
     }
@@ -69,10 +69,11 @@ impl<'a> FolderCursor<'a> {
         Ok(())
     }
 
-    /// Goes up; gives the folder that it leaves, for what has to be done to it last, or nothing at the top.
+    /// Goes up; returns the folder that it leaves, for final work on it, or nothing at the top.
     ///
     /// # Errors
-    /// The file system's; [`io::ErrorKind::ResourceBusy`] if the folder is in another one by now.
+    /// The file system's; [`io::ErrorKind::ResourceBusy`] if the folder has been moved into another
+    /// one.
     pub(crate) fn leave(&mut self) -> io::Result<Option<LeftFolder>> {
         let Some(folder) = self.open.pop_back() else { return Ok(None) };
         if self.open.is_empty() && self.levels.len() > 1 {

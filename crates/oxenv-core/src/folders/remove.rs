@@ -24,8 +24,8 @@ const MAX_UNMOVABLE_DEPTH: usize = 64;
 const MAX_REMEMBERED: usize = 1024;
 /// How often the removal of a folder is begun again because something was put into it, or in its place.
 const MAX_ATTEMPTS: u32 = 16;
-/// How often folders are read again because something was put into them meanwhile. A file system tells every
-/// name that is there all the time, so this is for programs that still write.
+/// How often folders are read again because something was put into them meanwhile. A file system always
+/// lists every name that is there, so this is for programs that still write.
 const MAX_RESCANS: u32 = 1000;
 
 /// Removes a folder with everything in it. Links in the path to it are followed, none in the folder are.
@@ -33,7 +33,7 @@ const MAX_RESCANS: u32 = 1000;
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] if it is not there. Else the file system's, with the path of the first thing
-/// that could not be removed and the number of others; all the rest is removed all the same.
+/// that could not be removed and the number of others; all the rest is removed.
 pub fn remove(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         let message = format!("cannot remove {}: it is no path of a folder", path.display());
@@ -43,8 +43,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     remove_in(&OpenFolder::open(parent)?, &c_name(name)?)
 }
 
-/// Removes what has that name in a folder: with everything in it if it is a folder, by itself if it is a
-/// link.
+/// Removes that name from a folder: a folder with everything in it, a link without its target.
 ///
 /// # Errors
 /// Those of [`remove`].
@@ -158,7 +157,7 @@ impl Removal<'_> {
         match self.with_access(|folder| rustix::fs::unlinkat(folder, name, AtFlags::empty())) {
             Ok(()) => self.change(),
             Err(Errno::NOENT) => {}
-            // What the refusal to unlink a folder is called differs between systems.
+            // The error of a refusal to unlink a folder differs between systems.
             Err(errno @ (Errno::ISDIR | Errno::PERM)) => match self.with_access(|it| stat_in(it, name)) {
                 Ok(stat) if kind_of(&stat) == FileType::Directory => self.folder(name),
                 _ => self.fail(errno, Some(name)),
@@ -193,7 +192,7 @@ impl Removal<'_> {
         }
     }
 
-    /// Moves a folder from the innermost one to the top, under a name that nobody can foresee.
+    /// Moves a folder from the innermost one to the top, under a name that cannot be predicted.
     fn move_to_top(&mut self, name: &CStr) -> Result<(), Errno> {
         let new = uuid::Uuid::new_v4().simple().to_string();
         let rename = |removal: &Self| {

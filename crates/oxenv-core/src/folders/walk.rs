@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::{FolderCursor, OpenFolder, failed, kind_of, os_str, stat_in};
 
-/// A folder being read. A folder in it is entered if the caller says so.
+/// A folder being read. A folder in it is entered if the caller asks for that.
 ///
 /// ```
 /// use oxenv_core::folders::{OpenFolder, Walk, WalkEvent};
@@ -44,7 +44,7 @@ pub struct Walk<'a> {
     entries: u64,
 }
 
-/// What a walk comes to.
+/// An event of a walk.
 pub enum WalkEvent {
     /// Something in the present folder.
     Entry(RecordEntry),
@@ -92,8 +92,8 @@ impl<'a> Walk<'a> {
         Ok(walk)
     }
 
-    /// What comes next; nothing at the end of the folder that the walk began with. What is removed meanwhile
-    /// by others may be left out.
+    /// The next event; `None` at the end of the folder that the walk began with. Entries that others remove
+    /// meanwhile may be left out.
     ///
     /// # Errors
     /// [`WalkError::Io`].
@@ -114,8 +114,8 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    /// Goes into a folder that the walk came to, so that what is in it comes next. `false` if it is no
-    /// folder, or is not there any more.
+    /// Goes into a folder that the walk came to, so that what is in it comes next. `false` if it is
+    /// not a folder, or is not there any more.
     ///
     /// # Errors
     /// [`WalkError`].
@@ -130,12 +130,12 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Opens a file that the walk came to; nothing if it is no file any more.
+    /// Opens a file that the walk came to; nothing if it is no longer a file.
     ///
     /// # Errors
     /// The file system's, with the path in it.
     pub fn open_file(&self, entry: &RecordEntry) -> io::Result<Option<File>> {
-        // Not blocking: what is a pipe by now has to be opened to tell that.
+        // Non-blocking: it may be a pipe by now, which is only known once it is open.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let unreadable = |errno| failed(errno, "cannot read", &self.path_of(entry));
         match rustix::fs::openat(self.position.folder(), &*entry.name, flags, Mode::empty()) {
@@ -149,7 +149,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Where a link leads that the walk came to; nothing if it is no link any more.
+    /// Where a link leads that the walk came to; nothing if it is no longer a link.
     ///
     /// # Errors
     /// The file system's, with the path in it.
@@ -211,7 +211,7 @@ impl RecordEntry {
         os_str(&self.name)
     }
 
-    /// What it is.
+    /// Its kind.
     #[must_use]
     pub fn kind(&self) -> EntryKind {
         match kind_of(&self.stat) {

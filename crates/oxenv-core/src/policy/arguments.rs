@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::policy::pattern::Pattern;
 
-/// Mistakes of one call that are named, at the most.
+/// Maximum number of mistakes reported for one call.
 const MAX_ERRORS: usize = 4;
 
 /// Why arguments were refused. Its text holds no value of theirs.

@@ -1,7 +1,7 @@
-//! What a policy says about one call, rule by rule.
+//! How a policy decides one call, rule by rule.
 //!
-//! Invariant: an explanation comes to the same decision as [`Policy::verdict`] and
-//! [`Policy::check_arguments`], but goes on looking after it.
+//! Invariant: an explanation has the same decision as [`Policy::verdict`] and
+//! [`Policy::check_arguments`], but continues after it.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use serde_json::Value;
 use crate::policy::{Layer, OBSERVER_RULE, Policy};
 use crate::principal::Principal;
 
-/// Every rule that was looked at for a call, in order, and what came of it.
+/// Every rule that was checked for a call, in order, with its outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// Who would call.
+    /// The caller.
     pub role: String,
     /// What would be called.
     pub tool: String,
@@ -28,7 +28,7 @@ pub struct Explanation {
     pub rate_limits: Vec<String>,
 }
 
-/// What came of one rule.
+/// The outcome of one rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ConsideredRule {
     /// The rule: where it stands, and its pattern.
@@ -43,7 +43,7 @@ pub struct ConsideredRule {
 }
 
 impl Policy {
-    /// Explains what would come of a call; without arguments, argument rules are named only.
+    /// Explains how a call would be decided; without arguments, argument rules are named only.
     #[must_use]
     pub fn explain(&self, role: Principal, tool: &str, arguments: Option<&Value>) -> Explanation {
         let mut rules = Vec::new();

@@ -11,7 +11,7 @@ const MAX_PATTERN_BYTES: usize = 256;
 pub(crate) struct Pattern(Box<str>);
 
 impl Pattern {
-    /// Takes a pattern, or says why not.
+    /// Parses a pattern, or returns why it is not one.
     pub(crate) fn new(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("an empty pattern matches no tool; remove it".to_owned());
@@ -29,7 +29,7 @@ impl Pattern {
         }
     }
 
-    /// Whether the whole name is as the pattern says; case counts.
+    /// Whether the whole name matches the pattern; case counts.
     pub(crate) fn matches(&self, name: &str) -> bool {
         let (mut pattern, mut name) = (self.0.chars(), name.chars());
         // Where to go on when the last star must take one more character: the pattern after that

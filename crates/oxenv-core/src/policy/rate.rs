@@ -1,7 +1,7 @@
 //! Rate limits, and the token buckets that keep them.
 //!
 //! Invariant: a call takes one token from every bucket that applies, or from none. Nothing here
-//! reads a clock: the caller says what time it is, and a time that lies back gives no tokens.
+//! reads a clock: the caller passes the time, and an earlier time adds no tokens.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,17 +19,17 @@ const MAX_PERIOD: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// How often calls may be made. `"10/s".parse()` gives ten a second for each session, ten at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// So many calls, at least one…
+    /// Number of calls, at least one…
     pub calls: u32,
     /// …in this time, which is above zero.
     pub per: Duration,
-    /// So many at once after a quiet time, at least one.
+    /// Number of calls allowed at once after a quiet time, at least one.
     pub burst: u32,
-    /// Who shares the limit.
+    /// Which calls share the limit.
     pub scope: RateScope,
 }
 
-/// Who shares a rate limit.
+/// Which calls share a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RateScope {
     /// The calls of one session.
@@ -41,7 +41,7 @@ pub enum RateScope {
 /// A call came too early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryAfter<'a> {
-    /// How long until the call would be let through if nobody else called.
+    /// How long until the call would be let through if there were no other calls.
     pub wait: Duration,
     /// The limit that asks for the longest wait.
     pub rule: &'a str,
@@ -59,13 +59,13 @@ pub struct Buckets {
 #[derive(Debug)]
 pub(super) struct Limit {
     pub(super) rate: RateLimit,
-    /// Whose calls it counts; absent: everybody's.
+    /// Whose calls it counts; absent: all callers'.
     pub(super) role: Option<Principal>,
     /// The limit as people read it.
     pub(super) rule: String,
 }
 
-/// A policy's limits, by who shares them.
+/// A policy's limits, by what shares them.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     pub(super) session: Vec<Limit>,
@@ -123,7 +123,7 @@ impl Limit {
 }
 
 impl RateLimit {
-    /// Refuses a limit that would let nothing through, or whose arithmetic would not hold.
+    /// Refuses a limit that would let nothing through, or whose arithmetic would overflow.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.calls == 0 || self.burst == 0 {
             return Err("a limit of 0 calls lets nothing through; use deny for that".to_owned());

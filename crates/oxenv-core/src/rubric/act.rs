@@ -11,14 +11,14 @@ use serde_json::value::RawValue;
 
 use crate::environment::{CallRecord, Observed};
 
-/// One thing that was done, with what came of it.
+/// One thing that was done, with its outcome.
 #[derive(Debug, Clone, Copy)]
 pub enum EpisodeEvent<'a> {
     /// A typed action.
     Step {
         /// The action as it was sent.
         action: &'a RawValue,
-        /// What the environment showed for it.
+        /// The environment's observation for it.
         observed: &'a Observed,
     },
     /// A tool call that reached its tool.
@@ -35,18 +35,18 @@ pub struct PastEvent {
     pub input: Arc<RawValue>,
     /// The result's value, or the observation's fields.
     pub output: Arc<RawValue>,
-    /// Whether the tool said that it failed.
+    /// Whether the tool reported that it failed.
     pub is_error: bool,
 }
 
-/// What a rubric is shown.
+/// The input of a rubric.
 #[derive(Debug, Clone, Copy)]
 pub struct ScoringContext<'a> {
     /// The act that was just finished.
     pub act: EpisodeEvent<'a>,
     /// The acts before it; empty unless asked for by [`super::RubricNeeds::episode`].
     pub earlier: &'a [PastEvent],
-    /// What the client sent to begin the episode: where a task stands.
+    /// What the client sent to begin the episode: the place for a task.
     pub task: Option<&'a RawValue>,
     /// The environment's state after the act; absent unless asked for by [`super::RubricNeeds::state`].
     pub state: Option<&'a RawValue>,
@@ -99,7 +99,7 @@ impl<'a> EpisodeEvent<'a> {
         }
     }
 
-    /// Whether the tool says that it failed.
+    /// Whether the tool reports that it failed.
     #[must_use]
     pub fn is_error(self) -> bool {
         match self {

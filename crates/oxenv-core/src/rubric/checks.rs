@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::policy::Pattern;
 use crate::work::Work;
 
-/// Texts that are checked on the thread that asks, at the most.
+/// Maximum number of texts that are checked on the calling thread.
 const MAX_INLINE_TEXTS: usize = 32;
 
 /// At the end of an episode: whether a tool was called as often as it should have been. Calls that
@@ -32,8 +32,8 @@ pub struct ToolCalled {
     at_most: Option<u64>,
 }
 
-/// Whether what came of an act fits a JSON Schema: the result of a tool, or else the observation of a
-/// typed step. A tool's error does not fit. A text that is JSON is read as JSON.
+/// Whether the outcome of an act fits a JSON Schema: the result of a tool, or else the observation of
+/// a typed step. A tool's error does not fit. A text that is JSON is read as JSON.
 #[derive(Clone)]
 pub struct OutputMatches {
     tool: Option<Arc<Pattern>>,
@@ -48,7 +48,7 @@ pub struct FinalState {
     wanted: Expectation,
 }
 
-/// What a final state is read from.
+/// The source of a final state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinalStateSource {
     /// The environment's state.
@@ -67,7 +67,7 @@ enum Expectation {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EnvironmentReward;
 
-/// The same reward for every act, or for every call of some tools.
+/// A constant reward for every act, or for every call of some tools.
 #[derive(Clone)]
 pub struct Constant {
     reward: Reward,
@@ -79,7 +79,7 @@ impl ToolCalled {
     /// called once or more.
     ///
     /// # Errors
-    /// When the pattern is none.
+    /// When the pattern is invalid.
     pub fn new(tool: &str) -> Result<Self, String> {
         Ok(ToolCalled { tool: Arc::new(Pattern::new(tool)?), arguments: None, at_least: 1, at_most: None })
     }
@@ -129,7 +129,7 @@ impl OutputMatches {
     /// A JSON Schema that the results of tools should fit; these are given by a pattern.
     ///
     /// # Errors
-    /// When the pattern is none, or the schema does not compile.
+    /// When the pattern is invalid, or the schema does not compile.
     pub fn of_tool(tool: &str, schema: &Value) -> Result<Self, String> {
         let tool = Some(Arc::new(Pattern::new(tool)?));
         Ok(OutputMatches { tool, schema: expected(schema)?, readings: Readings::of(schema) })
@@ -152,7 +152,7 @@ impl FinalState {
         FinalState { of, wanted: Expectation::Part(Arc::new(part)) }
     }
 
-    /// What is looked at, at the end of an episode.
+    /// What is checked, at the end of an episode.
     fn text<'a>(&self, seen: &ScoringContext<'a>) -> Result<Option<&'a str>, Failure> {
         match (self.of, seen.act) {
             _ if !seen.done => Ok(None),
@@ -186,7 +186,7 @@ impl Constant {
     /// Gives it for calls of those tools only.
     ///
     /// # Errors
-    /// When the pattern is none.
+    /// When the pattern is invalid.
     pub fn for_tool(mut self, tool: &str) -> Result<Self, String> {
         self.tool = Some(Arc::new(Pattern::new(tool)?));
         Ok(self)

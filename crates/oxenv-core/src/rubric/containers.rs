@@ -11,7 +11,7 @@ use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::work::{Work, join_all};
 
-/// How far weights may be from adding up to 1.
+/// The tolerance for weights that should add up to 1.
 const WEIGHT_TOLERANCE: f64 = 1e-6;
 
 /// Several rubrics as one.
@@ -58,7 +58,7 @@ impl Combination {
     /// When the weights do not add up to 1, within a millionth.
     pub fn weighted_sum(parts: Vec<(f64, ComponentRubric)>) -> Result<Self, String> {
         let sum: f64 = parts.iter().map(|(weight, _)| weight).sum();
-        // Also refuses a sum that is no number.
+        // Also refuses a sum that is not a number.
         if (sum - 1.0).abs() > WEIGHT_TOLERANCE || sum.is_nan() {
             return Err(format!("the weights add up to {sum}; make them add up to 1"));
         }

@@ -70,7 +70,7 @@ const SCHEMA_KEYWORDS: [&str; 8] = [
 const SCHEMA_LIST_KEYWORDS: [&str; 4] = ["allOf", "anyOf", "items", "prefixItems"];
 const SCHEMA_MAP_KEYWORDS: [&str; 6] =
     ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
-/// Keywords whose value is data and no schema.
+/// Keywords whose value is data, not a schema.
 const DATA_KEYWORDS: [&str; 4] = ["const", "default", "enum", "examples"];
 /// The definition that is the whole schema as it was written.
 const ORIGINAL_DEFINITION: &str = "_as_written";
@@ -80,7 +80,7 @@ const ORIGINAL_DEFINITION: &str = "_as_written";
 /// # Errors
 /// When it does not compile, or refers to something outside itself.
 pub(super) fn expected(schema: &Value) -> Result<Arc<Schema>, String> {
-    // What is wrong with it is told of the schema as it was written.
+    // Errors refer to the schema as it was written.
     let written = Schema::rule(schema)?;
     let strict = of_their_types(schema);
     if strict == *schema {
@@ -96,9 +96,9 @@ pub(super) fn implied_types(schema: &Map<String, Value>) -> Vec<&'static str> {
     about.map(|(name, _)| *name).collect()
 }
 
-/// The same schema with a `type` wherever a keyword implies it and there is none. What is met less often
-/// then, and is within `not`, `if` or `oneOf`, would make more values fit: these are left as they are, with
-/// what they refer to.
+/// The schema with a `type` wherever a keyword implies it and there is none. Keywords that fit less often
+/// then, and are within `not`, `if` or `oneOf`, would make more values fit: these are left as they are,
+/// with what they refer to.
 fn of_their_types(schema: &Value) -> Value {
     let mut refers_to_written = false;
     let mut strict = strict(schema, &mut refers_to_written);

@@ -1,4 +1,4 @@
-//! [`JudgeRubric`]: asks a model how well the agent did. [`Judge`] is who is asked.
+//! [`JudgeRubric`]: asks a model how well the agent did. [`Judge`] is the model to ask.
 //!
 //! Invariant: an answer that is not a number in the range is a failure, never 0; the same question
 //! to the same judge is asked once while its answer is in the cache.
@@ -26,19 +26,19 @@ pub(super) use prompt::Prompt;
 const MAX_CACHED_ANSWERS: usize = 16_384;
 /// The longest question, in bytes.
 const MAX_QUESTION_BYTES: usize = 1 << 20;
-/// So much of an answer that is no number goes into the log.
+/// Number of characters of an invalid answer that go into the log.
 const PREVIEW_CHARS: usize = 200;
 
-/// What a judge is asked.
+/// A question for a judge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JudgeQuestion {
-    /// Who the judge is to be, and the form of its answer: the system message.
+    /// The judge's role and the form of its answer: the system message.
     pub instructions: String,
-    /// What is to be judged: the user's message.
+    /// What to judge: the user's message.
     pub prompt: String,
 }
 
-/// What a judge answers.
+/// A judge's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JudgeAnswer {
     /// Its text as it came.
@@ -73,13 +73,13 @@ struct CachedAnswers {
     order: VecDeque<String>,
 }
 
-/// What a [`JudgeRubric`] asks for.
+/// The settings of a [`JudgeRubric`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct JudgeTask {
     /// The prompt, with `{task}` (what the client sent to begin the episode), `{action}`,
     /// `{observation}` and `{transcript}` (the episode, one act a line) in it.
     pub prompt: String,
-    /// Who the judge is to be; absent: one who judges an agent. The form of the answer is added.
+    /// The judge's role; absent: one that judges an agent. The form of the answer is added.
     pub instructions: Option<String>,
     /// The least and the greatest score.
     pub range: (f64, f64),
@@ -93,7 +93,7 @@ pub struct JudgeRubric {
     judge: Arc<dyn Judge>,
     cache: Arc<JudgeCache>,
     asks: Arc<Asks>,
-    /// What was answered about the last act.
+    /// The answer about the last act.
     answer: Option<(String, f64)>,
 }
 
@@ -105,8 +105,8 @@ struct Asks {
 }
 
 impl JudgeCache {
-    /// Takes over the answers that a scored observation's metadata tells, so that an episode that was
-    /// recorded can be scored again without asking.
+    /// Takes over the answers in the metadata of a scored observation, so that a recorded episode can
+    /// be scored again without asking.
     pub fn remember(&self, metadata: &RawValue) {
         let metadata: Value = serde_json::from_str(metadata.get()).unwrap_or_default();
         let Some(answers) = metadata["oxenv"]["judged"].as_object() else { return };
@@ -139,8 +139,8 @@ impl JudgeRubric {
     /// A judge, what it is asked for, and where its answers are kept.
     ///
     /// # Errors
-    /// When the prompt has nothing of the episode in it or names something else, or when the range
-    /// is none.
+    /// When the prompt refers to nothing of the episode or to an unknown name, or when the range is
+    /// empty.
     pub fn new(judge: Arc<dyn Judge>, cache: Arc<JudgeCache>, task: &JudgeTask) -> Result<Self, String> {
         let (least, most) = task.range;
         if !least.is_finite() || !most.is_finite() || least >= most {
@@ -202,7 +202,7 @@ impl Asks {
         number.filter(|number| self.within(*number)).ok_or_else(|| {
             let (least, most) = self.range;
             let message = format!("the judge did not answer with one number from {least} to {most}");
-            // An agent may read the message, so what the judge said is for the log alone.
+            // An agent may read the message, so the judge's answer goes only to the log.
             let said: String = text.chars().take(PREVIEW_CHARS).collect();
             Failure::infrastructure(message)
                 .with(|detail| detail.internal = Some(format!("it said {said:?}")))
@@ -236,7 +236,7 @@ impl Rubric for JudgeRubric {
     }
 }
 
-/// What a question is known by. The lengths keep two different questions from being the same bytes.
+/// A question's identity. The lengths keep two different questions from being the same bytes.
 fn digest(identity: &str, question: &JudgeQuestion) -> String {
     let mut hasher = Sha256::new();
     for text in [identity, &question.instructions, &question.prompt] {

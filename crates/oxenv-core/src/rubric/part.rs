@@ -17,7 +17,7 @@ pub struct ComponentRubric {
     last: LastScore,
 }
 
-/// What a part gave for the last act.
+/// A part's result for the last act.
 #[derive(Clone, Copy)]
 enum LastScore {
     /// It was not asked.
@@ -53,7 +53,7 @@ impl ComponentRubric {
         self.rubric.reset(reset);
     }
 
-    /// Says that it is not asked about the present act.
+    /// Marks that it is not asked about the present act.
     pub(super) fn skip(&mut self) {
         self.last = LastScore::NotAsked;
     }

@@ -1,14 +1,14 @@
-//! Reads the keys of a declared rubric, and says where and why one cannot be taken.
+//! Reads the keys of a declared rubric, and reports where and why one is invalid.
 //!
-//! Invariant: unknown keys are told before missing ones, because a missing key is most often one
-//! that was misspelt.
+//! Invariant: unknown keys are reported before missing ones, because a missing key is most often a
+//! misspelt one.
 
 use oxenv_wire::Reward;
 use serde_json::{Map, Value};
 
 use super::error::RubricError;
 
-/// So much of a word is compared with known ones, in bytes.
+/// Maximum length of a word that is compared with known ones, in bytes.
 const MAX_SUGGESTED_BYTES: usize = 64;
 
 /// The keys of one object.

@@ -1,6 +1,6 @@
 //! How the text of a tool that gives nothing but text is read against a schema: as a string, or as its JSON.
 //!
-//! Invariant: a text does not fit as a string because the schema says nothing about strings.
+//! Invariant: a text does not fit as a string merely because the schema has no rule for strings.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -25,7 +25,7 @@ pub(super) struct Readings {
 /// The readings of one output, as JSON.
 pub(super) struct Read<'a> {
     pub(super) texts: Vec<Cow<'a, str>>,
-    /// So many of them must fit.
+    /// The least number of them that must fit.
     pub(super) needed: usize,
 }
 
@@ -46,7 +46,7 @@ impl Readings {
         }
     }
 
-    /// What is held against the schema.
+    /// The value to check against the schema.
     pub(super) fn read<'a>(self, act: EpisodeEvent<'a>) -> Read<'a> {
         let output = act.output();
         let Some(text) = act.only_text() else { return Read { texts: vec![output], needed: 1 } };

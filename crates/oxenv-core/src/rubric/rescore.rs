@@ -32,7 +32,7 @@ pub struct RecordedStep {
     pub action: RawJson,
     /// The tool calls that it made, in order of completion; none: it was a typed action.
     pub calls: Vec<CallRecord>,
-    /// What was shown for it.
+    /// The observation for it.
     pub observed: Observed,
 }
 
@@ -47,14 +47,14 @@ pub struct Rescored {
     pub scores: Value,
 }
 
-/// What a step would have been worth.
+/// The reward that a step would have had.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RescoredStep {
     /// The reward; of several calls, their sum.
     pub reward: Option<f64>,
     /// Whether the episode would have been done.
     pub done: bool,
-    /// What the score of the last call, or of the action, was made of.
+    /// The parts of the score of the last call, or of the action.
     pub report: ScoreReport,
 }
 

@@ -22,12 +22,13 @@ use crate::work::Work;
 /// What begins the bytes of a saved environment with its rubric; the number is the format's version.
 const MAGIC: &[u8] = b"oxenv-scored-1\n";
 
-/// An environment whose steps and tool calls a rubric scores instead of the environment itself.
+/// An environment whose steps and tool calls are scored by a rubric instead of the environment
+/// itself.
 ///
-/// `suspends` says that scores take time, as those of a judge do; such an environment runs in a task
-/// of its own, and does not count as deterministic. Each observation tells the score of each part in
-/// `metadata.oxenv.scores`, null where a part has no opinion; the environment's own reward, where it
-/// gave one, is `metadata.oxenv.environment_reward`.
+/// `suspends` means that scores take time, as those of a judge do; such an environment runs in a
+/// task of its own, and does not count as deterministic. Each observation has the score of each part
+/// in `metadata.oxenv.scores`, null where a part has no opinion; the environment's own reward, where
+/// it gave one, is `metadata.oxenv.environment_reward`.
 #[must_use]
 pub fn scored(
     factory: Arc<dyn EnvironmentFactory>,
@@ -212,7 +213,7 @@ fn as_scored(environment: &mut dyn Environment) -> Result<&mut ScoredEnvironment
     environment.downcast_mut().ok_or_else(|| Failure::environment("this environment has no rubric over it"))
 }
 
-/// What the environment showed, with the reward and the scores of the rubric.
+/// The environment's observation, with the reward and the scores of the rubric.
 fn with_score(observed: Observed, judged: ScoredEvent) -> Result<Observed, Failure> {
     let ScoredEvent { score, report } = judged;
     let not_ours = |what| Failure::environment(format!("the environment's {what} is not a JSON object"));

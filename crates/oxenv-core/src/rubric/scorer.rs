@@ -1,7 +1,7 @@
 //! [`Scorer`]: a rubric in the course of an episode, with all that it looks back on.
 //!
-//! Invariant: an act that could not be scored is remembered all the same, so later scores do not
-//! depend on it; a failure is of the phase `verify`, whatever failed.
+//! Invariant: an act that could not be scored is still remembered, so later scores do not depend on
+//! it; a failure is of the phase `verify`, whatever failed.
 
 use oxenv_wire::{ErrorCode, Phase, RawJson, Reward};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::snapshot::MAX_NUMBER;
 const MAX_HISTORY_BYTES: usize = 16 << 20;
 /// The longest state of a rubric that is read, in bytes: it is built as a value.
 const MAX_SAVED_RUBRIC: usize = 1 << 20;
-/// The most parts whose totals are read.
+/// Maximum number of parts whose totals are read.
 const MAX_PARTS: usize = 1 << 12;
 
 /// A rubric and its present episode.
@@ -27,7 +27,7 @@ pub(super) struct Scorer {
     episode: EpisodeHistory,
 }
 
-/// What the environment itself says about an act.
+/// What the environment itself reports about an act.
 #[derive(Clone, Copy)]
 pub(super) struct EnvironmentVerdict<'a> {
     pub(super) reward: Option<Reward>,
@@ -42,7 +42,7 @@ pub(super) struct ScoredEvent {
     pub(super) report: ScoreReport,
 }
 
-/// What is known of an episode.
+/// The state of an episode.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EpisodeHistory {
@@ -128,7 +128,7 @@ impl Scorer {
         Ok(ScoredEvent { score, report: self.rubric.report() })
     }
 
-    /// What the parts have given in this episode so far, an object of numbers.
+    /// The totals of the parts in this episode so far, an object of numbers.
     pub(super) fn totals(&self) -> Map<String, Value> {
         self.episode.totals.iter().map(|(name, total)| (name.clone(), (*total).into())).collect()
     }
@@ -156,7 +156,7 @@ impl Scorer {
         }
         let mut rubric = self.rubric.fork();
         rubric.load(&serde_json::from_str(saved.rubric.get()).map_err(|_| no_state())?)?;
-        // The bytes are counted anew, because whoever made the snapshot may have counted otherwise. An
+        // The bytes are counted anew, because the snapshot's maker may have counted otherwise. An
         // episode that was too long to be kept stays so.
         let too_long = episode.bytes > MAX_HISTORY_BYTES;
         episode.bytes =

@@ -1,7 +1,7 @@
 //! [`RubricSpec`]: a rubric as a person declares it, in JSON or in TOML.
 //!
-//! Invariant: what can be wrong with a declaration is told when it is read, with its place; only who
-//! the judges are is left to [`RubricSpec::compile`]. `docs/rubrics.md` documents every component.
+//! Invariant: errors of a declaration are reported when it is read, with their place; only the
+//! choice of judges is left to [`RubricSpec::compile`]. `docs/rubrics.md` documents every component.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -44,7 +44,7 @@ const COMPONENTS: [(&str, &[&str]); 11] = [
     ("judge", &["judge", "prompt", "instructions", "range", "when"]),
 ];
 
-/// A declared rubric that is known to be right.
+/// A declared rubric that was checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RubricSpec {
     declared: Value,
@@ -278,7 +278,7 @@ fn tool_called(fields: &Fields<'_>) -> Result<ToolCalled, RubricError> {
 
 fn output_matches(fields: &Fields<'_>) -> Result<OutputMatches, RubricError> {
     let schema = fields.value("schema")?;
-    // A wrong pattern is told as such, whatever the schema is.
+    // A wrong pattern is reported as such, whatever the schema is.
     let tool = fields.optional_text("tool")?;
     if let Some(tool) = tool {
         ToolCalled::new(tool).map_err(|problem| fields.wrong("tool", problem))?;

@@ -187,8 +187,8 @@ impl Rubric for EpisodeRubric {
     }
 }
 
-/// What each of so many acts is worth by a final score. Counts down from the end, so that no power
-/// of a large number is needed.
+/// What each of `acts` acts is worth, by the final score `last`. Counts down from the end, so that
+/// no power of a large number is needed.
 fn discounted(last: f64, gamma: f64, acts: u64) -> Vec<f64> {
     let mut rewards: Vec<f64> =
         std::iter::successors(Some(last), |reward| Some(reward * gamma)).take(acts as usize).collect();

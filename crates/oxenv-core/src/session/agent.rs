@@ -46,7 +46,7 @@ impl Session {
     /// answers it; the session's lease does not run meanwhile.
     ///
     /// # Errors
-    /// What is wrong with the request, or why nobody answered it.
+    /// What is wrong with the request, or why it was not answered.
     pub async fn request(&self, method: &str, parameters: &RawValue) -> Result<RawJson, RequestError> {
         let _busy = self.lease.busy();
         let context = CallContext {
@@ -76,7 +76,7 @@ impl Session {
         Ok(StepReply::Call { spelling: Spelling::Stock, name: call.name, reply })
     }
 
-    /// The tools that somebody may call, without waiting for a step; counted as a step, as in the reference.
+    /// The tools that a caller may call, without waiting for a step; counted as a step, as in the reference.
     /// Waits for toolsets whose first list is still to come.
     pub(super) async fn list(
         self: &Arc<Self>,

@@ -34,7 +34,7 @@ struct FinishedCall {
     outcome: Result<ToolResult, ToolError>,
 }
 
-/// What the calls of a graph are worth so far.
+/// The rewards of a graph's calls so far.
 #[derive(Default)]
 struct GraphScore {
     reward: Option<Reward>,
@@ -94,8 +94,8 @@ impl Session {
         }
     }
 
-    /// Scores a call that is over. Until then its operation has its outcome, so that it is known whatever
-    /// becomes of the score.
+    /// Scores a call that is over. Until then its operation has its outcome, so that it is known even if
+    /// scoring fails.
     async fn score(
         &self,
         scoring: &Scoring,
@@ -247,8 +247,8 @@ impl Session {
         self.with_step_lock(operation, deadline, pin!(work)).await?
     }
 
-    /// Waits for work that is part of an epoch. Work that is done at once, as most is, needs no way
-    /// to be cut off.
+    /// Waits for work that is part of an epoch. Work that is done at once, as most is, needs no
+    /// cancellation.
     async fn with_step_lock<T>(
         &self,
         operation: &mut RunningOperation<'_>,

@@ -1,9 +1,9 @@
 //! Runs one call of a session's environment: inline, in a task, or on a thread of its own, with a
 //! deadline, cancellation and panics contained.
 //!
-//! Invariant: whoever runs the environment holds the cell's lock; an operation that ends before the
-//! environment's task aborts it, and the session then demands a reset, because nobody knows how far the task
-//! came.
+//! Invariant: the operation that runs the environment holds the cell's lock; an operation that ends before
+//! the environment's task aborts it, and the session then demands a reset, because it is unknown how far the
+//! task came.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,10 +26,10 @@ use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
 use crate::work::Work;
 
-/// A limit that nobody will see pass: more than a century.
+/// A limit that is never reached: more than a century.
 const NO_TIMEOUT: Duration = Seconds::MAX;
 
-/// What the environment is asked.
+/// A request to the environment.
 #[derive(Clone, Copy)]
 pub(super) enum EnvironmentRequest<'a> {
     Reset(&'a Reset),
@@ -37,7 +37,7 @@ pub(super) enum EnvironmentRequest<'a> {
     AfterCall(&'a CallRecord),
 }
 
-/// What the environment is asked, for a task that outlives the caller's borrow.
+/// A request to the environment, for a task that outlives the caller's borrow.
 enum OwnedRequest {
     Reset(Reset),
     Step(RawJson),
@@ -85,14 +85,14 @@ impl Session {
     pub(super) async fn acquire_under(&self, token: &CancellationToken) -> Result<CellGuard, Failure> {
         tokio::select! {
             biased;
-            // First, because the reset that cancelled whoever holds the lock cancelled this one too.
+            // First, because the reset that cancelled the holder of the lock cancelled this one too.
             () = token.cancelled() => Err(self.cancelled(Delivered::No)),
             guard = Arc::clone(&self.cell).lock_owned() => Ok(guard),
         }
     }
 
-    /// Runs one request of an epoch, whose operation has the step lock, to its end. After a failure that says
-    /// so nobody knows how far it came.
+    /// Runs one request of an epoch, whose operation has the step lock, to its end. After a failure that
+    /// marks it so, it is unknown how far the request came.
     pub(super) async fn drive(
         &self,
         lock: &mut StepLock,
@@ -176,7 +176,7 @@ impl Session {
         }
     }
 
-    /// Keeps the present state for readers, and gives the token that cancels calls of that epoch.
+    /// Keeps the present state for readers, and returns the token that cancels calls of that epoch.
     pub(super) fn publish(&self, guard: &mut CellGuard, epoch: u64) -> Result<CancellationToken, Failure> {
         let state = self.publish_state(guard)?;
         let token = self.token_of(epoch)?;
@@ -184,7 +184,7 @@ impl Session {
         Ok(token)
     }
 
-    /// What the next reset or the end cancels, unless it has come already.
+    /// Cancelled by the next reset or the end, unless it has come already.
     pub(super) fn token_of(&self, epoch: u64) -> Result<CancellationToken, Failure> {
         let progress = self.progress.lock();
         if progress.epoch == epoch && progress.ended.is_none() {
@@ -194,8 +194,8 @@ impl Session {
         Err(self.cancelled(Delivered::Maybe))
     }
 
-    /// The state's own fields, or why they cannot be told; the outer failure is that the session
-    /// has ended, of a panic just now if need be.
+    /// The state's own fields, or why they are not known; the outer failure is that the session has
+    /// ended, possibly by a panic just now.
     pub(super) fn publish_state(&self, guard: &mut CellGuard) -> Result<Result<RawJson, Failure>, Failure> {
         let Some(environment) = &guard.environment else { return Err(self.cancelled(Delivered::No)) };
         match catch_unwind(AssertUnwindSafe(|| environment.state())) {
@@ -219,8 +219,8 @@ impl Session {
         })
     }
 
-    /// The failure of what was cut off, by the end of its session or else as said. Nobody knows how far it
-    /// came.
+    /// The failure of what was cut off: by the end of the session, or else the given one. It is unknown
+    /// how far the operation came.
     pub(super) fn cut_off(&self, code: ErrorCode, message: &str) -> Failure {
         let ended = self.progress.lock().alive().err();
         let failure = ended.unwrap_or_else(|| Failure::new(code, message));
@@ -288,7 +288,7 @@ fn now(cell: &mut Cell, request: EnvironmentRequest<'_>) -> Result<Observed, Fai
 /// What an environment answered, in the phase that it was asked in.
 fn check_observed(answer: Result<Observed, Failure>, phase: Phase) -> Result<Observed, Failure> {
     answer.and_then(checked).map_err(|failure| match failure.phase {
-        // What scores a step says so itself.
+        // A failure of scoring already has its phase.
         Phase::Verify => failure,
         _ => failure.in_phase(phase),
     })
@@ -307,7 +307,7 @@ fn checked(observed: Observed) -> Result<Observed, Failure> {
     Ok(observed)
 }
 
-/// Raw JSON has no space in front of it, so its first character tells its type.
+/// Raw JSON has no space in front of it, so its first character shows its type.
 fn is_object(json: &RawValue) -> bool {
     json.get().starts_with('{')
 }
@@ -319,7 +319,7 @@ pub(super) async fn at(deadline: Option<Instant>) {
     }
 }
 
-/// The deadline after that time; one beyond every clock is none.
+/// The deadline after that duration; `None` if no clock reaches it.
 pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.filter(|limit| *limit < NO_TIMEOUT).map(|limit| oxenv_wire::after(Instant::now(), limit))
 }

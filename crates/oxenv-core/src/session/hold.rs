@@ -21,7 +21,7 @@ use crate::tape::{Tape, Taped};
 /// A session that is held still.
 pub(crate) struct PausedSession<'a> {
     session: &'a Session,
-    /// What the copy goes on from.
+    /// Where the copy continues from.
     pub(crate) past: Past,
     /// The number of the last thing that the session did.
     pub(crate) seq: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Past {
 }
 
 impl Session {
-    /// Waits until nothing of the session runs. Dropping what is given lets it go on.
+    /// Waits until nothing of the session runs. Dropping the returned hold lets it go on.
     pub(crate) async fn hold(&self) -> Result<PausedSession<'_>, Failure> {
         let busy = self.lease.busy();
         let token = self.progress.lock().token.clone();
@@ -110,7 +110,7 @@ impl Session {
 }
 
 impl Past {
-    /// What an environment is told that goes on from here, in a session of that id and seed.
+    /// What an environment gets to continue from here, in a session of that id and seed.
     pub(crate) fn boot(&self, session_id: &str, seed: u64) -> EnvironmentContext {
         let present = self.episode_seed.unwrap_or(seed);
         EnvironmentContext {

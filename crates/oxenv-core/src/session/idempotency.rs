@@ -1,7 +1,7 @@
-//! Resets and steps that are run once, however often they are asked for.
+//! Resets and steps that run once, however often they are requested.
 //!
 //! Invariant: a request with a key or a number runs to its end even when its caller goes away, so
-//! that whoever asks again gets its reply.
+//! that a repeat gets its reply.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -25,7 +25,7 @@ use crate::reply::StepReply;
 
 type OwnedRun = Pin<Box<dyn Future<Output = Settled<'static>> + Send>>;
 
-/// A request that owes nothing to whoever sent it.
+/// A request that owns its data, so that it may outlive its caller.
 enum OwnedOperation {
     Reset(ResetOptions),
     Step(RawJson),
@@ -47,7 +47,7 @@ impl Session {
                 let arguments = asked.arguments.as_deref().map(RawValue::get);
                 let said =
                     asked.arguments.as_ref().map(|arguments| oxenv_wire::fingerprint(arguments.into()));
-                // A body without arguments says no more than none.
+                // A body without arguments means the same as no body.
                 let said = said.filter(|said| *said != oxenv_wire::fingerprint((&empty_object()).into()));
                 let fingerprint = fingerprint(("reset", asked.seed, &asked.episode_id, said));
                 let bytes = arguments.map_or(0, str::len);
@@ -106,7 +106,7 @@ impl Session {
         }
     }
 
-    /// Asks whether a request is new. What its number tells it is known by as well, however long ago it ran.
+    /// Asks whether a request is new. Its number identifies it even if it ran long ago.
     fn claim(
         &self,
         identity: &Identity,
@@ -144,7 +144,7 @@ async fn run_once(
     ticket: ReplySender<StepReply<'static>>,
     mut run: OwnedRun,
 ) -> IdempotentReply<StepReply<'static>> {
-    // What is done at once, as most is, needs no task.
+    // Work that is done at once, as most is, needs no task.
     if let Poll::Ready(Settled { outcome, seq }) =
         poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await
     {

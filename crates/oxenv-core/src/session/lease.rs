@@ -1,4 +1,4 @@
-//! Leases: how long a session lives when nobody is there.
+//! Leases: how long a session lives without callers.
 //!
 //! Invariant: a lease runs only while no socket is attached and nothing is in flight: no step or call, no
 //! list, no fork and no snapshot.

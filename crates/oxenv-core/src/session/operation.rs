@@ -29,11 +29,11 @@ pub(super) struct RunningOperation<'a> {
     pub(super) session: &'a Arc<Session>,
     pub(super) input: OperationInput<'a>,
     pub(super) trace: Option<TraceContext>,
-    /// Absent while nobody measures.
+    /// Absent while nothing is measured.
     pub(super) clock: Option<Clock>,
     pub(super) epoch: u64,
     pub(super) stage: OperationStage,
-    /// Its tool calls, those that are over first, in order of completion. Empty when nobody keeps them.
+    /// Its tool calls, the finished ones first, in order of completion. Empty when they are not kept.
     pub(super) calls: Vec<MadeCall>,
     /// How many of them are over.
     pub(super) finished_calls: usize,
@@ -48,7 +48,7 @@ pub(super) struct RunningOperation<'a> {
     presence: Option<Presence<'a>>,
 }
 
-/// What an operation was asked for.
+/// The request of an operation.
 pub(super) enum OperationInput<'a> {
     /// Known once its epoch has begun.
     Reset(Option<&'a Reset>),
@@ -95,7 +95,7 @@ pub(super) struct MadeCall {
 enum Presence<'a> {
     /// Forks, snapshots and requests that expect a number.
     Shared(RwLockReadGuard<'a, ()>),
-    /// Everybody, lists included.
+    /// All callers, lists included.
     Alone(Exclusive<'a>, ExclusiveRequest<'a>),
 }
 
@@ -106,7 +106,7 @@ pub(super) struct Exclusive<'a> {
     guard: RwLockWriteGuard<'a, ()>,
 }
 
-/// Announces somebody who wants a session for himself.
+/// Announces an operation that needs exclusive access to the session.
 struct ExclusiveRequest<'a>(&'a AtomicUsize);
 
 impl<'a> ExclusiveRequest<'a> {
@@ -123,12 +123,12 @@ impl Drop for ExclusiveRequest<'_> {
 }
 
 impl Session {
-    /// Whether somebody has the session for himself, or waits for that.
+    /// Whether an operation has exclusive access to the session, or waits for it.
     fn is_claimed(&self) -> bool {
         self.exclusive.load(Ordering::Acquire) > 0
     }
 
-    /// Waits until no agent's call overlaps, and lets nobody overtake who comes later.
+    /// Waits until no agent's call overlaps; later callers do not overtake.
     pub(super) async fn exclusive(&self) -> Exclusive<'_> {
         let claim = ExclusiveRequest::new(&self.exclusive);
         Exclusive { guard: self.presence.write().await, claim }
@@ -140,7 +140,7 @@ impl<'a> RunningOperation<'a> {
         Self::new(session, OperationInput::Reset(None), trace)
     }
 
-    /// `action` spells the action; it is asked for only if somebody keeps it.
+    /// `action` spells the action; it is called only if the action is kept.
     pub(super) fn step(
         session: &'a Arc<Session>,
         principal: Principal,
@@ -226,7 +226,7 @@ impl<'a> RunningOperation<'a> {
                 let claim = ExclusiveRequest::new(&session.expecting);
                 presence = Some(Presence::Alone(session.exclusive().await, claim));
             } else if session.is_claimed() {
-                // Until this waits for the lock itself, whoever comes later must not take it.
+                // Until this waits for the lock itself, a later caller must not take it.
                 claim = Some(ExclusiveRequest::new(&session.exclusive));
                 drop(session.presence.read().await);
             }
@@ -241,7 +241,7 @@ impl<'a> RunningOperation<'a> {
         };
         tokio::select! {
             biased;
-            // First, because the reset that cancelled whoever holds the lock cancelled this one too.
+            // First, because the reset that cancelled the holder of the lock cancelled this one too.
             () = token.cancelled() => Err(session.cancelled(Delivered::No)),
             (presence, guard) = wait => {
                 (self.presence, self.lock.guard) = (presence, Some(guard));
@@ -254,7 +254,7 @@ impl<'a> RunningOperation<'a> {
         }
     }
 
-    /// Takes the step lock if nobody has it or waits for it.
+    /// Takes the step lock if it is free and no operation waits for it.
     pub(super) fn try_lock(&mut self) -> bool {
         if self.session.is_claimed() {
             return false;
@@ -312,7 +312,7 @@ impl<'a> RunningOperation<'a> {
         }
     }
 
-    /// Lets go of all that others of the session may wait for.
+    /// Releases everything that others of the session may wait for.
     pub(super) fn release(&mut self) {
         self.lock = StepLock::default();
         self.presence = None;

@@ -1,7 +1,8 @@
 //! A session's numbers, and what they allow.
 //!
-//! Invariant: the numbers change only under their lock, which nobody holds while an environment or a tool
-//! runs. The recorder takes an entry down under it, so that records are in the order of their numbers.
+//! Invariant: the numbers change only under their lock, which is never held while an environment or a
+//! tool runs. The recorder takes an entry down under it, so that records are in the order of their
+//! numbers.
 
 use oxenv_wire::{ErrorCode, RawJson};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use crate::failure::Failure;
 use crate::registry::Slot;
 use crate::tape::Tape;
 
-/// How far a session is.
+/// The progress of a session.
 pub(super) struct Progress {
     pub(super) epoch: u64,
     pub(super) episode_id: String,
@@ -22,7 +23,7 @@ pub(super) struct Progress {
     pub(super) done: bool,
     /// The sum of the episode's rewards; none while there was none.
     pub(super) reward: Option<f64>,
-    /// The parts of that sum, as the environment tells them.
+    /// The parts of that sum, as the environment reports them.
     pub(super) scores: Option<RawJson>,
     /// The number of the last thing that was counted, over all epochs.
     pub(super) seq: u64,
@@ -32,21 +33,22 @@ pub(super) struct Progress {
     pub(super) end_recorded: bool,
     /// Set while the environment's state is unknown: a step was cut off.
     pub(super) reset_required: bool,
-    /// The tool whose call was cut off in this epoch, so that nobody knows whether it had its effect.
+    /// The tool whose call was cut off in this epoch, so that it is unknown whether it had its
+    /// effect.
     pub(super) unknown_effect: Option<String>,
     pub(super) ended: Option<EndReason>,
     pub(super) closing: bool,
     /// Cancelled by the next reset and by the end.
     pub(super) token: CancellationToken,
-    /// What the state was before the call that holds the step lock and has suspended or blocks;
-    /// nothing at other times.
+    /// The state before the call that holds the step lock and has suspended or blocks; nothing at
+    /// other times.
     pub(super) published: Option<Result<RawJson, Failure>>,
     pub(super) slot: Option<Slot<Session>>,
     /// The episode so far, if a fork would have to repeat it.
     pub(super) tape: Option<Tape>,
 }
 
-/// What a request believes about the session; compared before it is run.
+/// What a request expects of the session; compared before it is run.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Expected {
     /// The number that it will have within the session.
@@ -63,7 +65,7 @@ impl Expected {
 }
 
 impl Progress {
-    /// Refuses whatever needs a living session.
+    /// Refuses everything that needs a living session.
     pub(super) fn alive(&self) -> Result<(), Failure> {
         let Some(reason) = &self.ended else { return Ok(()) };
         let message = match reason {
@@ -107,7 +109,7 @@ impl Progress {
         Ok(self.epoch)
     }
 
-    /// Refuses an agent's call that comes too late, or for another epoch; gives its epoch.
+    /// Refuses an agent's call that comes too late, or for another epoch; returns its epoch.
     pub(super) fn callable(&self, epoch: Option<u64>) -> Result<u64, Failure> {
         let current = self.steppable(Expected::default())?;
         if let Some(epoch) = epoch.filter(|epoch| *epoch != current) {
@@ -132,7 +134,7 @@ impl Progress {
         Err(Failure::new(ErrorCode::ResetRequired, message))
     }
 
-    /// Refuses a step while the environment's state is unknown; gives the epoch it belongs to.
+    /// Refuses a step while the environment's state is unknown; returns the epoch it belongs to.
     pub(super) fn steppable(&self, expect: Expected) -> Result<u64, Failure> {
         self.alive()?;
         if self.reset_required {

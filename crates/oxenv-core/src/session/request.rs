@@ -17,8 +17,8 @@ use crate::toolset::CallerChannel;
 pub struct SessionRequest<'a> {
     /// What to do.
     pub operation: SessionOperation<'a>,
-    /// How a reset or a step is told from its repeats, and what it expects of the session. Default: it is
-    /// not.
+    /// How repeats of a reset or a step are recognised, and what it expects of the session. Default:
+    /// they are not.
     pub once: Idempotency,
     /// Deadline of a step, waiting included. Default none. A reset has the session's.
     pub timeout: Option<Duration>,
@@ -34,7 +34,7 @@ pub enum SessionOperation<'a> {
     Step(Action<'a>),
     /// Call a tool for an agent: a step that is counted and scored, whose reward no agent sees.
     Call(AgentCall<'a>),
-    /// List the tools that somebody may call; counted as a step, as in the reference.
+    /// List the tools that a caller may call; counted as a step, as in the reference.
     List(Principal),
 }
 
@@ -53,7 +53,7 @@ pub struct AgentCall<'a> {
     pub request: Option<&'a RawValue>,
 }
 
-/// How an episode is to be begun.
+/// How to begin an episode.
 #[derive(Debug, Clone, Default)]
 pub struct ResetOptions {
     /// Its seed; absent: derived from the session's seed and the epoch.
@@ -87,7 +87,7 @@ impl<'a> SessionRequest<'a> {
         Self::new(SessionOperation::Call(call))
     }
 
-    /// The tools that somebody may call.
+    /// The tools that a caller may call.
     #[must_use]
     pub fn list(principal: Principal) -> Self {
         Self::new(SessionOperation::List(principal))

@@ -1,4 +1,4 @@
-//! Runs a request: finds who does what it asks for.
+//! Runs a request: finds the environment or toolset that does what it asks for.
 //!
 //! Invariant: the lease of the session does not run meanwhile.
 
@@ -15,7 +15,7 @@ impl Session {
         let expect = Expected::of(&once);
         match operation {
             SessionOperation::Step(action) => self.step_expecting(action, timeout, expect, trace).await,
-            // Boxed, so that the future of a step is not as large as that of whatever else is asked.
+            // Boxed, so that the future of a step is not as large as that of other requests.
             SessionOperation::Reset(asked) => Box::pin(self.reset_expecting(asked, expect, trace)).await,
             SessionOperation::Call(call) => self.agent_call(call, trace).await,
             SessionOperation::List(principal) => self.list(principal, trace).await,

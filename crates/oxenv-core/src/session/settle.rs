@@ -41,7 +41,7 @@ pub(super) struct Concluded<'a> {
 }
 
 /// The record of an operation, until it is known to be safe: one that could not be written is a gap, so the
-/// session demands a reset, also if nobody waits any more.
+/// session demands a reset, even if no caller waits any more.
 struct PendingRecord {
     session: Arc<Session>,
     epoch: u64,
@@ -84,14 +84,14 @@ impl Settled<'_> {
     }
 }
 
-/// What the outcome means for the numbers.
+/// The effect of the outcome on the numbers.
 struct OutcomeFacts {
     done: bool,
     reward: Option<Reward>,
 }
 
 impl Session {
-    /// Whether somebody wants to have actions and calls afterwards.
+    /// Whether actions and calls are needed afterwards.
     pub(super) fn keeps_actions(&self) -> bool {
         self.hooks.recorder.is_some() || self.taped
     }
@@ -110,7 +110,7 @@ impl RunningOperation<'_> {
         settled
     }
 
-    /// Ends the operation where nobody records, so that there is nothing to wait for.
+    /// Ends the operation where nothing is recorded, so that there is nothing to wait for.
     pub(super) fn settle_at_once<'r>(&mut self, outcome: Result<StepReply<'r>, Failure>) -> Settled<'r> {
         let settled = self.conclude(outcome).settled;
         self.measure(settled.outcome.as_ref().err());
@@ -167,7 +167,7 @@ impl RunningOperation<'_> {
                 detail.delivered = Delivered::Maybe;
                 detail.retryable = false;
             });
-            // What its calls came to is known all the same.
+            // The outcomes of its calls are still known.
             self.outcomes = std::mem::replace(outcome, Err(failure)).map(call_outcomes).unwrap_or_default();
         }
         progress.seq += 1;
@@ -258,7 +258,7 @@ impl RunningOperation<'_> {
         }
     }
 
-    /// A call with what came of it: in the reply, or kept because there is none, or cut off.
+    /// A call with its outcome: in the reply, or kept because there is none, or cut off.
     fn call_entry<'e>(
         &'e self,
         call: &'e MadeCall,
@@ -295,7 +295,7 @@ impl RunningOperation<'_> {
     }
 }
 
-/// What came of the calls of a reply, by their place.
+/// The outcomes of the calls of a reply, by their place.
 fn call_outcomes(reply: StepReply<'_>) -> Vec<Option<Result<ToolResult, ToolError>>> {
     match reply {
         StepReply::Call { reply, .. } => vec![Some(reply.outcome)],
@@ -304,7 +304,7 @@ fn call_outcomes(reply: StepReply<'_>) -> Vec<Option<Result<ToolResult, ToolErro
     }
 }
 
-/// What came of a call that was still running when its operation ended.
+/// The outcome of a call that was still running when its operation ended.
 fn cut_off_call() -> Result<ToolResult, ToolError> {
     let error = ToolError::new(ToolErrorType::ExecutionError, "cut off before it was over");
     Err(error.with_code(ErrorCode::Cancelled))

@@ -18,7 +18,7 @@ pub(super) type CellGuard = OwnedMutexGuard<Cell>;
 pub(super) struct StepLock {
     /// The environment's task, which is aborted when the operation is over.
     pub(super) in_flight: Option<InFlight>,
-    /// The lock itself, while neither that task nor somebody else has it.
+    /// The lock itself, while neither that task nor another operation has it.
     pub(super) guard: Option<CellGuard>,
 }
 

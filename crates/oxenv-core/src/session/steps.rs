@@ -75,7 +75,7 @@ impl Session {
     ) -> Result<Observed, Failure> {
         let epoch = operation.epoch;
         if operation.lock.guard.is_none() {
-            // The epoch has begun, whatever becomes of its reset.
+            // The epoch has begun, whatever the outcome of its reset.
             let locked = operation.lock(Expected::default(), deadline).await;
             locked.map_err(|failure| failure.with(|detail| detail.delivered = Delivered::Maybe))?;
         }
@@ -87,8 +87,8 @@ impl Session {
         Ok(render::with_problems(observed, &self.toolbox.problems()))
     }
 
-    /// A typed step that has to wait for nothing: its environment does not suspend, nothing else of its
-    /// session runs, and nobody records. Absent when it has to; then nothing has happened.
+    /// A typed step that needs no waiting: its environment does not suspend, nothing else of its
+    /// session runs, and nothing is recorded. Absent when it has to wait; then nothing has happened.
     pub(super) fn step_inline<'a>(self: &Arc<Self>, request: &SessionRequest<'_>) -> Option<Settled<'a>> {
         let SessionOperation::Step(action @ Action::Typed(typed)) = &request.operation else { return None };
         let inline = self.spec.capabilities.execution == Execution::Inline;
@@ -198,7 +198,7 @@ impl Session {
     /// While a step that suspends or blocks runs, it is the state before that step.
     ///
     /// # Errors
-    /// When the session has ended or the environment cannot tell.
+    /// When the session has ended or the environment does not know its state.
     pub async fn state(&self) -> Result<String, Failure> {
         let _busy = self.lease.busy();
         self.progress.lock().alive()?;

@@ -11,8 +11,8 @@ use crate::idempotency::IdempotentReply;
 use crate::reply::StepReply;
 
 impl Session {
-    /// Does what is asked for, and counts it. Dropping the future cancels it, unless it has a key or a
-    /// number: then it runs to its end, so that whoever asks again gets its reply.
+    /// Runs the request, and counts it. Dropping the future cancels it, unless it has a key or a
+    /// number: then it runs to its end, so that a repeat gets its reply.
     ///
     /// The outcome is a failure with a code when there is nothing to show: no reward, no observation. A
     /// tool's own error is no failure but an observation. After a reset that failed the session demands
@@ -28,8 +28,8 @@ impl Session {
         }
     }
 
-    /// Does what is asked for if that takes no waiting: a typed step of an environment that does not suspend,
-    /// while nothing else of its session runs and nobody records. None otherwise; then nothing has happened.
+    /// Runs the request if that takes no waiting: a typed step of an environment that does not suspend, while
+    /// nothing else of its session runs and nothing is recorded. `None` otherwise; then nothing has happened.
     pub fn try_submit<'a>(
         self: &Arc<Self>,
         request: &SessionRequest<'a>,

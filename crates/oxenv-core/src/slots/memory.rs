@@ -13,7 +13,7 @@ const MAX_READING_AGE: Duration = Duration::from_millis(20);
 
 /// Descriptors that a new session leaves to those that live and to connections; a quarter of a small limit.
 const MIN_DESCRIPTORS_LEFT: usize = 16;
-/// Descriptors that a session takes at the least: its folder's, and a tool's or a socket's.
+/// Least number of descriptors that a session takes: its folder's, and a tool's or a socket's.
 const DESCRIPTORS_PER_SESSION: usize = 2;
 
 /// The descriptors of the process as they were counted last.
@@ -28,14 +28,14 @@ pub(crate) struct DescriptorUse {
 }
 
 impl DescriptorGauge {
-    /// What is in use, when too little is left for so many sessions.
+    /// What is in use, when too little is left for that number of sessions.
     pub(super) fn exceeded(&self, sessions: usize) -> Option<DescriptorUse> {
         let used = self.used()?;
         let left = MIN_DESCRIPTORS_LEFT.min(used.limit / 4);
         (used.open + sessions.saturating_mul(DESCRIPTORS_PER_SESSION) > used.limit - left).then_some(used)
     }
 
-    /// Nothing where there is no limit, or where the system does not tell.
+    /// Nothing where there is no limit, or where the system does not report it.
     fn used(&self) -> Option<DescriptorUse> {
         let mut seen = self.0.lock();
         if let Some((at, used)) = *seen
@@ -85,7 +85,7 @@ impl MemoryGauge {
     }
 }
 
-/// Bytes of the process that are in memory; nothing where the system does not tell.
+/// Bytes of the process that are in memory; nothing where the system does not report it.
 fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

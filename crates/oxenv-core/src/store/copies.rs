@@ -50,7 +50,7 @@ pub enum SessionSource {
     },
 }
 
-/// How a request that makes sessions is told from its repeats.
+/// How repeats of a request that makes sessions are recognised.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenKey<'a> {
     /// The client's key: a repeat with the same key is the same request.
@@ -101,10 +101,10 @@ impl SessionStore {
     /// future leaves nothing.
     ///
     /// # Errors
-    /// [`oxenv_wire::ErrorCode::CapacityReached`], at once and not retryable if there are never so many
-    /// slots; [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked;
-    /// [`oxenv_wire::ErrorCode::ResetRequired`] while the state is unknown; and whatever making a session may
-    /// fail with.
+    /// [`oxenv_wire::ErrorCode::CapacityReached`], at once and not retryable if there are fewer slots in all;
+    /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked;
+    /// [`oxenv_wire::ErrorCode::ResetRequired`] while the state is unknown; and every failure of making a
+    /// session.
     pub async fn fork(
         &self,
         session: &Arc<Session>,
@@ -161,8 +161,9 @@ impl SessionStore {
         Ok(OpenedSessions { sessions, seq })
     }
 
-    /// Waits until the session is still and so many slots are free, and has both at once: nobody is kept
-    /// waiting by one while the other is missing. The time to wait for slots is that of the whole request.
+    /// Waits until the session is still and the given number of slots is free, and takes both at once:
+    /// neither is held while waiting for the other. The time to wait for slots is that of the whole
+    /// request.
     async fn hold_with_slots<'a>(
         &self,
         session: &'a Session,
@@ -193,9 +194,9 @@ impl SessionStore {
         Ok(StillWithSlots { held, slots })
     }
 
-    /// Makes sessions and tells their ids; at most once for a key, which belongs to the original of forks,
-    /// else to the options' owner: a repeat gets the same sessions, also when they have ended. The answer's
-    /// number is that of the last thing that the original of forks had done.
+    /// Makes sessions and returns their ids; at most once for a key, which belongs to the original of
+    /// forks, else to the options' owner: a repeat gets the same sessions, also when they have ended. The
+    /// answer's number is that of the last thing that the original of forks had done.
     ///
     /// The outcome fails as [`SessionStore::create`], [`SessionStore::restore`] and [`SessionStore::fork`]
     /// do, and with [`oxenv_wire::ErrorCode::KeyConflict`] and [`oxenv_wire::ErrorCode::ReplyForgotten`].
@@ -216,7 +217,8 @@ impl SessionStore {
             match self.made.claim(&identity, fingerprint, source.bytes()) {
                 Err(refusal) => return IdempotentReply::refused(refusal),
                 Ok(Attempt::First(ticket)) => break ticket,
-                // None if whoever was first went away and its sessions with it: then this one is the first.
+                // `None` if the first caller went away and its sessions with it: then this one is the
+                // first.
                 Ok(Attempt::Repeat(waiting)) => {
                     if let Some(answer) = waiting.answer().await {
                         return answer;
@@ -325,8 +327,7 @@ impl SessionStore {
     ///
     /// # Errors
     /// [`oxenv_wire::ErrorCode::SnapshotInvalid`] when the text is damaged or forged, or of another key,
-    /// environment or version;
-    /// and whatever making a session may fail with.
+    /// environment or version; and every failure of making a session.
     pub async fn restore(
         &self,
         snapshot: impl Into<String>,
@@ -413,7 +414,8 @@ impl SessionStore {
     }
 }
 
-/// Encodes or decodes a snapshot of so many bytes. One that takes long keeps no thread from other sessions.
+/// Encodes or decodes a snapshot of the given number of bytes. A long one blocks no thread of other
+/// sessions.
 async fn on_a_thread<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
@@ -425,7 +427,8 @@ async fn on_a_thread<T: Send + 'static>(
 }
 
 impl SessionSource {
-    /// A key belongs to its owner, or to the session that is forked: nobody is told of another's sessions.
+    /// A key belongs to its owner, or to the session that is forked: no caller learns of another's
+    /// sessions.
     fn identity(&self, key: &str, options: &SessionOptions) -> Identity {
         let owner = match self {
             SessionSource::Fork { original, .. } => Some(original.as_str()),
@@ -437,7 +440,7 @@ impl SessionSource {
         }
     }
 
-    /// What the request keeps while it runs.
+    /// What the request holds while it runs.
     fn bytes(&self) -> usize {
         match self {
             SessionSource::Environment | SessionSource::Fork { .. } => 0,

@@ -1,4 +1,4 @@
-//! How a session comes to be: a slot, an environment, a record of its opening, a place where it is found.
+//! How a session is made: a slot, an environment, a record of its opening, a place where it is found.
 //!
 //! Invariant: whatever fails on the way, the slot is free again and nothing is left.
 
@@ -32,13 +32,13 @@ pub(super) struct NewSessionParts<'a> {
     pub(super) origin: Option<SessionOrigin<'a>>,
 }
 
-/// A session that nobody can find yet. Dropping it before that ends it.
+/// A session that cannot be found yet. Dropping it before that ends it.
 pub(super) struct UnlistedSession {
     session: Arc<Session>,
     listed: bool,
 }
 
-/// How long a copy waits for its session to be still where nobody waits for slots.
+/// How long a copy waits for its session to be still where it does not wait for slots.
 const STILL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a request waits for all its slots together.
@@ -53,7 +53,7 @@ impl QueueTimeout {
         QueueTimeout { began: Instant::now(), length }
     }
 
-    /// Waits no longer than that for a session to be still; [`STILL_TIMEOUT`] where slots are not waited for.
+    /// The limit of waiting for a session to be still; [`STILL_TIMEOUT`] where slots are not waited for.
     pub(super) async fn bound<T>(self, still: impl Future<Output = T>) -> Result<T, Failure> {
         let length = if self.length.is_zero() { STILL_TIMEOUT } else { self.length };
         tokio::time::timeout_at(after(self.began, length), still).await.map_err(|_| {
@@ -148,7 +148,7 @@ impl SessionStore {
             .with(|detail| detail.capacity = Some((active, max)))
     }
 
-    /// What will be no better later: whoever asks has to ask for fewer.
+    /// A failure that waiting does not resolve: the caller has to ask for fewer.
     fn too_many(&self, count: usize, most: usize, capped: bool) -> Failure {
         let max = self.limits.max_sessions;
         let (whose, slots) = match capped {
@@ -224,7 +224,7 @@ impl SessionStore {
         session
     }
 
-    /// By when an environment is to be made that is begun now.
+    /// The time by which an environment must be made that is begun now.
     pub(super) fn boot_deadline(&self) -> Instant {
         after(Instant::now(), self.limits.boot)
     }

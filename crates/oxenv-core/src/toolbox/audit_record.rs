@@ -1,7 +1,7 @@
-//! What is told of a call that is over: one audit record, and its measure.
+//! What is reported of a finished call: one audit record, and its measure.
 //!
-//! Invariant: a call begins when its record has a place. It is told when the recording is finished or
-//! dropped: a call that was cancelled leaves a record too.
+//! Invariant: a call begins when its record has a place. It is reported when the recording is
+//! finished or dropped: a call that was cancelled leaves a record too.
 
 use std::borrow::Cow;
 use std::mem;
@@ -88,7 +88,7 @@ struct OpenRecord<'a> {
 }
 
 impl<'a> Recording<'a> {
-    /// Begins one; if nobody is to be told it costs nothing.
+    /// Begins one; if there is no receiver it costs nothing.
     ///
     /// # Errors
     /// [`ErrorCode::AuditUnavailable`] if its record has no place within a second.
@@ -113,21 +113,21 @@ impl<'a> Recording<'a> {
         })))
     }
 
-    /// Says whose tool it is, and by which name.
+    /// Sets the tool's toolset and name.
     pub(super) fn owned_by(&mut self, toolset: &'a str, own: &'a str) {
         if let Some(open) = &mut self.0 {
             open.owner = Some((toolset, own));
         }
     }
 
-    /// Says that it is made again for a copy of its session.
+    /// Marks that it is made again for a copy of its session.
     pub(super) fn repeated(&mut self) {
         if let Some(open) = &mut self.0 {
             open.decision = Decision::Repeat;
         }
     }
 
-    /// Says that the call is not made, and by which rule.
+    /// Marks that the call is not made, and by which rule.
     pub(super) fn refused(&mut self, decision: Decision, rule: Option<String>) {
         if let Some(open) = &mut self.0 {
             (open.decision, open.rule) = (decision, rule);
@@ -147,7 +147,7 @@ impl<'a> Recording<'a> {
                     open.decision = Decision::Invalid;
                 }
                 let outcome = AuditOutcome::Error { error_type: error.error_type, code: error.code };
-                // What is wrong with arguments is told with their values.
+                // Errors of arguments quote their values.
                 let hidden = error.error_type == ToolErrorType::InvalidArgs
                     && !open.auditor.is_some_and(|auditor| auditor.arguments);
                 open.finish_with(outcome, || (!hidden).then(|| error.message.as_str().into()));
@@ -155,7 +155,7 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// Ends the record of a request that is no call.
+    /// Ends the record of a request that is not a call.
     pub(super) fn answered(mut self, answer: &Result<RawJson, RequestError>) {
         let Some(open) = self.0.take() else { return };
         match answer {

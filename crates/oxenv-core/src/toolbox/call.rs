@@ -1,8 +1,8 @@
-//! The one road of a tool call: found once, judged once, made, told once.
+//! The one path of a tool call: resolved once, checked once, made, reported once.
 //!
-//! Invariant: a call sees one catalogue. It has a place for its audit record first; it is judged in the order
-//! owner, name, rate, arguments; then come the call, the check of its result, and what is told of it: its
-//! audit record and its measure.
+//! Invariant: a call sees one catalogue. It has a place for its audit record first; it is checked in the
+//! order owner, name, rate, arguments; then come the call, the check of its result, and its report: its audit
+//! record and its measure.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! Which toolset owns which offered name, and all that a call of it is judged by.
+//! Which toolset owns which offered name, and everything that a call of it is checked against.
 //!
 //! Invariant: immutable. A changed list makes a new catalogue, which replaces the old one as a
 //! whole, so a call sees one consistent set of names; sessions with the same lists share one.
@@ -18,7 +18,7 @@ use crate::principal::Principal;
 
 /// What providers of models accept as the length of a tool's name.
 const MAX_NAME: usize = 64;
-/// References in the schemas of one toolset, at the most.
+/// Maximum number of references in the schemas of one toolset.
 const MAX_REFERENCES: usize = 200_000;
 const ROLES: [Principal; 3] = [Principal::Control, Principal::Agent, Principal::Observer];
 
@@ -35,7 +35,7 @@ pub(super) struct Catalogue {
 
 /// One offered tool.
 pub(super) struct CatalogueEntry {
-    /// Whose it is: an index into the mounts.
+    /// The toolset: an index into the mounts.
     pub(super) mount: usize,
     /// The name that its toolset knows it by.
     pub(super) own: Cow<'static, str>,
@@ -171,7 +171,7 @@ impl Catalogue {
             .get_or_init(|| self.seen_by(role).map(|entry| entry.tool.clone()).collect())
     }
 
-    /// The tools that somebody may call as a JSON array.
+    /// The tools that a caller may call as a JSON array.
     pub(super) fn listing(&self, role: Principal, spelling: ToolSpelling, mounts: &[Mount]) -> &Arc<str> {
         self.views[slot(role)].listings[spelling as usize].get_or_init(|| {
             let tools: Vec<RawJson> = self
@@ -194,7 +194,7 @@ impl CatalogueEntry {
         self.denied[slot(role)].as_deref()
     }
 
-    /// The schema of its arguments; none when it is no JSON Schema.
+    /// The schema of its arguments; none when it is not a JSON Schema.
     ///
     /// # Errors
     /// Why what it accepts cannot be checked.
@@ -223,7 +223,7 @@ impl CatalogueEntry {
         self.tool.output_schema.as_ref().is_none_or(|schema| self.output.get_quickly(schema).is_some())
     }
 
-    /// A schema that is none must not make its tool useless: the tool's own server still judges.
+    /// An invalid schema must not make its tool useless: the tool's own server still judges.
     fn usable<'a>(
         &self,
         which: &str,
@@ -246,7 +246,7 @@ impl CatalogueEntry {
         }
     }
 
-    /// What compiling found to be past the bounds.
+    /// What compiling found to exceed the bounds.
     fn startup_problem(&self) -> Option<String> {
         [("input", &self.input), ("output", &self.output)].into_iter().find_map(
             |(which, schema)| match schema.known()? {

@@ -25,7 +25,7 @@ use crate::audit::Decision;
 use crate::principal::Principal;
 use crate::toolset::CallContext;
 
-/// What is said of arguments that do not fit, where the schema finds nothing to say.
+/// The message for arguments that do not fit, where the schema gives none.
 const ARGUMENTS_DO_NOT_FIT: &str = "the arguments do not fit the tool's schema";
 
 /// Why a call is not made.
@@ -50,12 +50,12 @@ impl Refusal {
     }
 }
 
-/// Whether anything is said about the arguments of a call, by its tool's schema or by a rule.
+/// Whether the tool's schema or a rule restricts the arguments of a call.
 pub(super) fn needs_argument_check(entry: &CatalogueEntry, mount: &Mount) -> bool {
     !mount.toolset.validates() || mount.policy.has_argument_rules(&entry.own)
 }
 
-/// Whether a result is held against a schema.
+/// Whether a result is checked against a schema.
 pub(super) fn needs_result_check(entry: &CatalogueEntry, mount: &Mount, result: &ToolResult) -> bool {
     let declared = entry.tool.output_schema.is_some() && !mount.toolset.validates();
     declared && !result.is_error && result.input_required.is_none()

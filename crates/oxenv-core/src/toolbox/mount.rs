@@ -11,12 +11,12 @@ use crate::toolset::Toolset;
 /// How a toolset's tools are named where they are offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Naming {
-    /// As they are; one whose name is taken by an earlier toolset becomes `set__tool`.
+    /// Unchanged; one whose name is taken by an earlier toolset becomes `set__tool`.
     #[default]
     PrefixOnConflict,
     /// `set__tool` always.
     PrefixAlways,
-    /// As they are; one whose name is taken is not offered, and the toolbox has a problem.
+    /// Unchanged; one whose name is taken is not offered, and the toolbox reports a problem.
     Refuse,
 }
 
@@ -29,7 +29,7 @@ pub struct Mount {
     pub naming: Naming,
     /// What stands before `__` in prefixed names; absent: the toolset's name.
     pub prefix: Option<String>,
-    /// Who may call what, how often, with which arguments.
+    /// Which callers may call what, how often, with which arguments.
     pub policy: Arc<Policy>,
     /// The server's share of its rate limits; those of a session are the toolbox's own.
     pub server_buckets: Arc<Buckets>,

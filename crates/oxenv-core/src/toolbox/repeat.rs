@@ -1,7 +1,7 @@
 //! A call that is made again, to bring back what a toolset kept of the session that is copied.
 //!
-//! Invariant: it is judged by names, schema and rules about arguments as any other call, leaves one audit
-//! record, and takes nothing of a rate limit, which counts what callers ask for.
+//! Invariant: it is checked by names, schema and rules about arguments as any other call, leaves one
+//! audit record, and takes no tokens of a rate limit, which counts what callers ask for.
 
 use oxenv_wire::{ToolError, ToolResult};
 
@@ -15,7 +15,7 @@ use crate::audit::Decision;
 
 impl ResolvedTool<'_> {
     /// Calls the tool as [`ResolvedTool::call`] does, for a copy of the session in which the call was made
-    /// first. The context's principal is who made it. Its result is not checked: the caller compares it with
+    /// first. The context's principal is its caller. Its result is not checked: the caller compares it with
     /// the first.
     ///
     /// # Errors

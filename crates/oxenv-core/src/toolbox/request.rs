@@ -1,4 +1,4 @@
-//! [`CallRequest`]: a call as it is asked for, and when it is cut off.
+//! [`CallRequest`]: a requested call, and when it is cut off.
 //!
 //! Invariant: the earlier of the two deadlines counts, the caller's and the toolset's.
 
@@ -11,23 +11,23 @@ use tokio::time::Instant;
 use crate::observe::{Observer, TraceContext};
 use crate::toolset::CallContext;
 
-/// A call, as it is asked for.
+/// A requested call.
 #[derive(Clone, Copy)]
 pub struct CallRequest<'a> {
-    /// Who calls.
+    /// The caller.
     pub context: CallContext<'a>,
     /// The arguments, an object. Absent: an empty one.
     pub arguments: Option<&'a RawValue>,
     /// When the call is cut off, if its toolset's own deadline does not come before.
     pub deadline: Option<Instant>,
-    /// Who measures calls.
+    /// The receiver of measures of calls.
     pub observer: Option<&'a dyn Observer>,
     /// The trace that the call is part of.
     pub trace: Option<TraceContext>,
 }
 
 impl<'a> CallRequest<'a> {
-    /// A call that nobody measures, with the deadline of its toolset.
+    /// A call that is not measured, with the deadline of its toolset.
     #[must_use]
     pub fn new(context: CallContext<'a>, arguments: Option<&'a RawValue>) -> Self {
         CallRequest { context, arguments, deadline: None, observer: None, trace: None }

@@ -1,6 +1,6 @@
 //! [`ResolvedTool`]: a tool that was looked up, before it is called.
 //!
-//! Invariant: it sees one catalogue, whatever the toolbox shows by now.
+//! Invariant: it sees one catalogue, even if the toolbox has another one meanwhile.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use super::catalogue::{Catalogue, CatalogueEntry};
 use super::mount::Mount;
 use crate::capabilities::ForkMode;
 
-/// A tool by the name that somebody calls it by, and what is known of it before it is called.
+/// A tool by the name that a caller uses, and what is known of it before it is called.
 pub struct ResolvedTool<'a> {
     pub(super) toolbox: &'a Toolbox,
     pub(super) name: &'a str,
     pub(super) catalogue: Arc<Catalogue>,
-    /// Its number in the catalogue; absent if nobody has it.
+    /// Its number in the catalogue; absent if no toolset has it.
     pub(super) entry: Option<usize>,
 }
 
@@ -37,14 +37,15 @@ impl<'a> ResolvedTool<'a> {
         self.entry().map(|entry| self.toolbox.mounts[entry.mount].toolset.name())
     }
 
-    /// Whether calls of it may overlap with other calls and steps of the session. A name that nobody has yet
-    /// may become any toolset's.
+    /// Whether calls of it may overlap with other calls and steps of the session. A name that no toolset has
+    /// yet may become any toolset's.
     #[must_use]
     pub fn concurrent(&self) -> bool {
         self.all_owners(|mount| mount.toolset.concurrent())
     }
 
-    /// Whether its toolset keeps no state between calls. A name that nobody has yet may become any toolset's.
+    /// Whether its toolset keeps no state between calls. A name that no toolset has yet may become any
+    /// toolset's.
     #[must_use]
     pub fn is_stateless(&self) -> bool {
         self.all_owners(|mount| mount.toolset.fork() == ForkMode::Stateless)

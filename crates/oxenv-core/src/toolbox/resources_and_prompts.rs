@@ -1,4 +1,4 @@
-//! Resources and prompts of the toolsets: their union, and who answers a request about one.
+//! Resources and prompts of the toolsets: their union, and which toolset answers a request for one.
 //!
 //! Invariant: a prompt's name and a resource's URI have one owner, the first toolset in order; a
 //! prompt whose name is taken carries its toolset's prefix, as tools do.
@@ -50,7 +50,7 @@ pub struct Offered {
 }
 
 impl Toolbox {
-    /// Which kinds of things somebody may see, without making a list of them.
+    /// Which kinds of things a caller may see, without making a list of them.
     #[must_use]
     pub fn offers(&self, principal: Principal) -> Offered {
         let mut offered = Offered::default();
@@ -67,7 +67,7 @@ impl Toolbox {
         offered
     }
 
-    /// Resources, templates and prompts that somebody may see.
+    /// Resources, templates and prompts that a caller may see.
     #[must_use]
     pub fn extras(&self, principal: Principal) -> ResourcesAndPrompts {
         let mut union = ResourcesAndPrompts::default();
@@ -76,7 +76,7 @@ impl Toolbox {
         let mut taken: HashSet<&str> = HashSet::new();
         for (mount, own) in self.mounts.iter().zip(&own) {
             if allowed(mount, principal, "resources") {
-                // Of one toolset's own resources none hides another.
+                // Resources of one toolset do not hide each other.
                 let fresh = own.resources.iter().filter(|item| !taken.contains(uri(item)));
                 union.resources.extend(fresh.cloned());
                 taken.extend(own.resources.iter().map(uri));
@@ -91,8 +91,9 @@ impl Toolbox {
     /// `resources/unsubscribe`, `prompts/get`, `completion/complete`. Dropping the future cancels it.
     ///
     /// # Errors
-    /// JSON-RPC's: `-32602` for a prompt, `-32002` for a resource that nobody offers, `-32601` for
-    /// another method, `-32603` where the request cannot be audited, and whatever the owner says.
+    /// JSON-RPC's: `-32602` for a prompt, `-32002` for a resource that no toolset offers, `-32601`
+    /// for another method, `-32603` where the request cannot be audited, and whatever the owner
+    /// answers.
     pub async fn request(
         &self,
         context: CallContext<'_>,
@@ -102,7 +103,7 @@ impl Toolbox {
         let asked = CallRequest::new(context, Some(parameters));
         let mut recording =
             Recording::begin(self.auditor.as_deref(), &asked, method).await.map_err(request_fault)?;
-        // Who has not started after as long as an answer may take has nothing.
+        // A toolset that has not started within the time limit of an answer has nothing.
         let _ = tokio::time::timeout(self.deadline, self.settled()).await;
         let answer = match self.addressee(context.principal, method, parameters) {
             Ok((mount, parameters)) => {
@@ -139,7 +140,7 @@ impl Toolbox {
         Err(RequestError::new(INTERNAL_ERROR, message))
     }
 
-    /// Who answers, and the parameters in its own names.
+    /// The toolset that answers, and the parameters in its own names.
     fn addressee(
         &self,
         principal: Principal,
@@ -190,7 +191,8 @@ impl Toolbox {
     fn resource_owner(&self, principal: Principal, uri: &str) -> Option<&Mount> {
         let offering = || self.mounts.iter().filter(|mount| allowed(mount, principal, "resources"));
         let listed = |mount: &&Mount| mount.toolset.extras().resources.iter().any(|item| item["uri"] == uri);
-        // A template's literal beginning tells whose it is; what follows is for the owner to judge.
+        // A template's literal beginning identifies its toolset; what follows is for the owner to
+        // judge.
         let templated = |mount: &&Mount| {
             mount.toolset.extras().templates.iter().any(|item| {
                 let template = item["uriTemplate"].as_str().unwrap_or_default();
@@ -200,8 +202,8 @@ impl Toolbox {
         offering().find(listed).or_else(|| offering().find(templated))
     }
 
-    /// The prompts that somebody may see, under names of their own. One for which neither its own
-    /// name nor the prefixed one is left is not offered.
+    /// The prompts that a caller may see, under names of their own. One for which neither its own
+    /// name nor the prefixed one is free is not offered.
     fn prompts(&self, principal: Principal) -> Vec<OfferedPrompt<'_>> {
         let mut offered: Vec<OfferedPrompt<'_>> = Vec::new();
         let mut taken: HashSet<String> = HashSet::new();
@@ -225,7 +227,7 @@ fn uri(resource: &Value) -> &str {
     resource["uri"].as_str().unwrap_or_default()
 }
 
-/// A tool error as the answer to a request that is no call.
+/// A tool error as the answer to a request that is not a call.
 pub(super) fn request_fault(error: ToolError) -> RequestError {
     let data = json!({ "oxenv": error.data() });
     RequestError { code: INTERNAL_ERROR, message: error.message, data }

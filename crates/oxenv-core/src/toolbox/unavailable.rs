@@ -1,6 +1,7 @@
-//! What is said of a name that nobody offers while a toolset that may have it does not work.
+//! The error for an unknown name while a toolset that may have it does not work.
 //!
-//! Invariant: a name is called unknown only if every toolset that could offer it has told what it has.
+//! Invariant: a name is called unknown only if every toolset that could offer it has listed what it
+//! has.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -14,14 +15,14 @@ use crate::policy::Verdict;
 use crate::principal::Principal;
 use crate::toolset::RequestError;
 
-/// A toolset that has not told what it offers, and why.
+/// A toolset that has not listed what it offers, and why.
 struct Silent<'a> {
     mount: &'a Mount,
     why: String,
 }
 
 impl Toolbox {
-    /// Why a tool that nobody offers cannot be called.
+    /// Why a tool that no toolset offers cannot be called.
     pub(super) fn not_offered(&self, role: Principal, tool: &str) -> ToolError {
         let silent = self.unavailable_toolsets();
         let by_prefix: Vec<&Silent<'_>> = silent
@@ -48,8 +49,8 @@ impl Toolbox {
         }
     }
 
-    /// Why a resource or a prompt that nobody offers cannot be had: that it does not exist, unless a toolset
-    /// has not told what it offers.
+    /// Why a resource or a prompt that no toolset offers is not available: that it does not exist, unless a
+    /// toolset has not listed what it offers.
     pub(super) fn unknown_item(&self, role: Principal, what: &str, missing: RequestError) -> RequestError {
         let silent = self.unavailable_toolsets();
         let possible: Vec<&Silent<'_>> =
@@ -68,7 +69,8 @@ impl Toolbox {
     }
 }
 
-/// Why a toolset has not told what it offers; nothing if it has. Asking lets it try again in the background.
+/// Why a toolset has not listed what it offers; nothing if it has. Asking lets it try again in the
+/// background.
 fn unavailable_reason(mount: &Mount) -> Option<String> {
     let toolset = &mount.toolset;
     let extras = toolset.extras();

@@ -3,9 +3,9 @@
 //! Invariant: an archive is not trusted. It has names and no paths, so nothing in it can be put outside of
 //! the folder that is filled; a link in it leads to somewhere in that folder.
 //!
-//! After [`MAGIC`] comes one entry after another: a byte that tells the kind, then the name; for files and
-//! folders the time (seconds and nanoseconds since 1970) and the mode; for files the content, for links where
-//! they lead. What follows a folder is in it, up to an end.
+//! After [`MAGIC`] comes one entry after another: a byte for the kind, then the name; for files and folders
+//! the time (seconds and nanoseconds since 1970) and the mode; for files the content, for links where they
+//! lead. What follows a folder is in it, up to an end.
 
 use std::ffi::{CString, OsStr};
 use std::io::{self, Read as _, Write as _};
@@ -74,7 +74,7 @@ pub(super) fn pack(
 /// Fills an empty folder with what an archive holds.
 ///
 /// # Errors
-/// The file system's; [`io::ErrorKind::InvalidData`] if it is no archive, or one that nobody packed;
+/// The file system's; [`io::ErrorKind::InvalidData`] if it is not a valid archive;
 /// [`io::ErrorKind::QuotaExceeded`] past the limit of files.
 pub(super) fn unpack(archive: &[u8], folder: &OpenFolder, limits: WorkspaceLimits) -> io::Result<()> {
     let rest = archive.strip_prefix(MAGIC).ok_or_else(|| invalid("it does not begin like one"))?;
@@ -163,7 +163,7 @@ impl Packing<'_> {
 
     fn marks(&mut self, entry: &RecordEntry) {
         let marks = Marks::of(&entry.stat);
-        // What is older than 1970 becomes as old as that.
+        // Times before 1970 become 1970.
         let (seconds, nanoseconds) = match u64::try_from(marks.modified.tv_sec) {
             Ok(seconds) => (seconds, u32::try_from(marks.modified.tv_nsec).unwrap_or(0)),
             Err(_) => (0, 0),
@@ -196,7 +196,7 @@ struct Unpacking<'a> {
     rest: &'a [u8],
     /// The folder that is being filled.
     position: FolderCursor<'a>,
-    /// What the folders on the way to it get when they are filled.
+    /// The metadata that the folders on the way to it get when they are filled.
     marks: Vec<Marks>,
     files: u64,
 }
@@ -224,7 +224,7 @@ impl<'a> Unpacking<'a> {
     fn end_folder(&mut self) -> io::Result<bool> {
         let Some(marks) = self.marks.pop() else { return Ok(true) };
         if let Some(left) = self.position.leave()? {
-            // A folder that nobody may enter could not be deleted.
+            // A folder without permission to enter could not be deleted.
             let marks = Marks { mode: marks.mode | Mode::RWXU, ..marks };
             let put_on = marks.put_on(&left.folder);
             put_on.map_err(|errno| failed(errno, "cannot restore", &self.position.path_of(&left.name)))?;

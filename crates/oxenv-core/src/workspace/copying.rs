@@ -1,7 +1,7 @@
 //! Copies a folder: its files with their modes, times and holes, its folders, its symbolic links as links.
 //!
-//! Invariant: no link is ever followed, so nothing outside of the folder is read; what fails leaves what
-//! was copied so far to whoever owns the target.
+//! Invariant: no link is ever followed, so nothing outside of the folder is read; a failure leaves what
+//! was copied so far to the owner of the target.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -37,11 +37,12 @@ pub(super) struct Copying<'a> {
 /// Where the copy is made.
 struct CopyTarget<'a> {
     position: FolderCursor<'a>,
-    /// What the folders on the way to the position get when they are filled.
+    /// The metadata that the folders on the way to the position get when they are filled.
     marks: Vec<Marks>,
 }
 
-/// Entries that are no files, folders or links. A tool may make any number of them, so they are told of once.
+/// Entries that are no files, folders or links. A tool may make any number of them, so they are reported
+/// once.
 #[derive(Default)]
 pub(super) struct LeftOut {
     count: u64,
@@ -49,8 +50,8 @@ pub(super) struct LeftOut {
 }
 
 impl<'a> Copying<'a> {
-    /// The copy of a folder that the user named: all of it, each folder open to its owner, who has to be
-    /// able to clear it.
+    /// The copy of a folder that the user named: all of it, each folder accessible to its owner, which
+    /// has to be able to clear it.
     pub(super) fn of_source(from: &'a OpenFolder, to: &'a OpenFolder, cannot_share: &'a AtomicBool) -> Self {
         let limits = WorkspaceLimits { copied_bytes: u64::MAX, files: u64::MAX };
         Copying { from, to, limits, session: None, cannot_share, bytes: 0, left_out: LeftOut::default() }
@@ -240,7 +241,7 @@ pub(super) fn within(
     Err(io::Error::new(io::ErrorKind::QuotaExceeded, message))
 }
 
-/// Why a walk stopped: what [`within`] says if there were too many entries.
+/// Why a walk stopped: the error of [`within`] if there were too many entries.
 pub(super) fn too_large(folder: &OpenFolder, error: WalkError, limits: WorkspaceLimits) -> io::Error {
     match error {
         WalkError::Io(error) => error,
@@ -253,8 +254,8 @@ pub(super) fn too_large(folder: &OpenFolder, error: WalkError, limits: Workspace
     }
 }
 
-/// Copies what a file holds, and leaves its holes holes; gives the bytes that were copied. It ends soon after
-/// more than `room` of them.
+/// Copies what a file holds, and leaves its holes holes; returns the bytes that were copied. It ends soon
+/// after more than `room` of them.
 fn copy_data(from: &File, to: &File, seen: &Stat, room: u64) -> io::Result<u64> {
     let length = u64::try_from(seen.st_size).unwrap_or(0);
     #[cfg(target_os = "linux")]

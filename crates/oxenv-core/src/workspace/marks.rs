@@ -1,6 +1,6 @@
 //! [`Marks`]: what a copy of a file or a folder keeps beside its contents.
 //!
-//! Invariant: who owns it, and when it was read, are not kept.
+//! Invariant: the owner and the time of the last read are not kept.
 
 use std::os::fd::AsFd;
 

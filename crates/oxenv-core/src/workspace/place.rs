@@ -1,7 +1,7 @@
 //! The folder of one workspace: held by descriptor from when it is made to when it is deleted.
 //!
-//! Invariant: what is read, emptied or deleted is the folder that was made, wherever its path leads by now.
-//! One that a program has moved out of the root is left to whoever did that; what has been put in its place
+//! Invariant: what is read, emptied or deleted is the folder that was made, wherever its path leads now.
+//! One that a program has moved out of the root is left to that program; what has been put in its place
 //! goes with the root, and a link there is removed by itself.
 
 use std::ffi::CString;
@@ -37,7 +37,7 @@ pub(super) struct WorkspacePath {
     root: Arc<Root>,
     name: CString,
     path: PathBuf,
-    /// Its path without links, as the operating system tells it to programs that work there.
+    /// Its path without links, as the operating system gives it to programs that work there.
     real: PathBuf,
     held: Mutex<Held>,
 }
@@ -143,7 +143,7 @@ impl WorkspacePath {
     /// As [`WorkspacePath::emptied`]; and those of `fill`.
     pub(super) fn refilled(&self, fill: impl FnOnce(&OpenFolder) -> io::Result<()>) -> io::Result<()> {
         let folder = self.emptied()?;
-        // Nobody knows of this one, so nothing meets what it is filled with.
+        // Nothing else refers to this folder yet, so nothing interferes while it is filled.
         let made = Temporary::new(self)?;
         fill(&made.folder)?;
         let in_the_way = Temporary::new(self)?;
@@ -185,10 +185,10 @@ impl WorkspacePath {
         }
     }
 
-    /// The name that the folder has in the root by now.
+    /// The present name of the folder in the root.
     fn other_name(&self, folder: &OpenFolder) -> Result<Option<CString>, Errno> {
         let root = self.root.folder();
-        // One that was deleted still tells its parent.
+        // One that was deleted still names its parent.
         if rustix::fs::fstat(folder)?.st_nlink == 0 || !folder.parent()?.is(&rustix::fs::fstat(root)?)? {
             return Ok(None);
         }

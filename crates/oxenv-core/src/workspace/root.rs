@@ -1,8 +1,8 @@
 //! The folder that the workspaces of one server are in, and the sweep of those that dead servers have left.
 //!
 //! Invariant: it is reached by the descriptors that were opened when the server started, so a tool that puts
-//! a link in its place turns nothing to where that link leads. It goes when nobody holds its lock any more:
-//! the server does, and the supervisors of its tools do, which outlive a server that is killed.
+//! a link in its place turns nothing to where that link leads. It is removed when its lock is no longer
+//! held: the server holds it, and so do the supervisors of its tools, which outlive a server that is killed.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -17,10 +17,10 @@ use rustix::io::Errno;
 
 use crate::folders::{self, OpenFolder, c_name, failed, named, os_str};
 
-/// What the folders of all roots are called, before a server's own part.
+/// The prefix of the folders of all roots, before a server's own part.
 const ROOT_PREFIX: &str = "oxenv-workspaces-";
 const LOCK_NAME: &std::ffi::CStr = c"lock";
-/// How long the tools of a killed server are waited for, whose supervisors end them within two seconds.
+/// How long to wait for the tools of a killed server; their supervisors end them within two seconds.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked whether they have ended.
 const SWEEP_POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -35,7 +35,7 @@ pub(super) struct Root {
     folder: OpenFolder,
     /// Its path without links.
     real: PathBuf,
-    /// Held while the server lives, which tells others that the folder is in use.
+    /// Held while the server lives; it shows others that the folder is in use.
     lock: File,
     /// Dropped with it, which ends the sweep.
     _sweep: Option<Sender<()>>,
@@ -51,7 +51,7 @@ impl Root {
         let sweep = (remove_abandoned(&parent) > 0).then(|| sweep(parent.path())).transpose()?;
         let name = format!("{ROOT_PREFIX}{}", uuid::Uuid::new_v4().simple());
         let (path, name) = (parent.path().join(&name), c_name(name.as_ref())?);
-        // Sessions' files are nobody else's business.
+        // Sessions' files are private to their owner.
         let made = rustix::fs::mkdirat(&parent, &*name, Mode::RWXU);
         let folder = made.and_then(|()| parent.open_in(&name));
         let folder = folder.map_err(|errno| failed(errno, "cannot make", &path))?;
@@ -97,13 +97,13 @@ fn lock(root: &OpenFolder) -> io::Result<File> {
     const LOCK_BEFORE_RENAME: &str = "lock.new";
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let lock = File::from(rustix::fs::openat(root, LOCK_BEFORE_RENAME, flags, Mode::RUSR | Mode::WUSR)?);
-    // Shared with the supervisors of tools; who sweeps needs it alone.
+    // Shared with the supervisors of tools; a sweep needs it alone.
     lock.lock_shared()?;
     rustix::fs::renameat(root, LOCK_BEFORE_RENAME, root, LOCK_NAME)?;
     Ok(lock)
 }
 
-/// Removes a root, its lock last: what has a lock that nobody holds is found by the next server.
+/// Removes a root, its lock last: a folder with an unheld lock is found by the next server.
 fn remove_root(parent: &OpenFolder, name: &CString, root: &OpenFolder) -> io::Result<()> {
     folders::clear(root, Some(LOCK_NAME))?;
     let unlocked = rustix::fs::unlinkat(root, LOCK_NAME, AtFlags::empty());
@@ -111,7 +111,7 @@ fn remove_root(parent: &OpenFolder, name: &CString, root: &OpenFolder) -> io::Re
     removed.map_err(|errno| failed(errno, "cannot remove", root.path()))
 }
 
-/// Removes roots that nobody holds the lock of; gives how many there are whose lock is held.
+/// Removes roots whose lock is not held; returns the number of roots whose lock is held.
 fn remove_abandoned(parent: &OpenFolder) -> usize {
     let mut held = 0;
     for name in roots_in(parent).unwrap_or_default() {

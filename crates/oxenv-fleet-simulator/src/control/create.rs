@@ -1,6 +1,6 @@
 //! Making an instance.
 //!
-//! Invariant: a request id makes one instance, whatever becomes of the connection that it came over: it is
+//! Invariant: a request id makes one instance, even if the connection that it came over is lost: it is
 //! recorded before anything is waited for.
 
 use std::io;
@@ -24,7 +24,7 @@ use crate::view::InstanceStatus;
 /// The longest that a create is held.
 const MAX_CREATE_WAIT: Duration = Duration::from_secs(3600);
 
-/// What a create asks for, of what matters here.
+/// The parts of a create request that matter here.
 #[derive(Deserialize)]
 struct CreateBody {
     env_key: String,
@@ -137,7 +137,7 @@ fn create_instance(
     host::start_instance(simulator, id, team.to_owned(), made)
 }
 
-/// A body that does not fit, in the words of the framework that Fleet is built with.
+/// A body that does not fit, with the messages of the framework that Fleet is built with.
 fn unprocessable_body(why: &str) -> Response {
     let kind = if why.starts_with("missing field") { "missing" } else { "value_error" };
     let field = why.split('`').nth(1).unwrap_or("body");

@@ -1,4 +1,4 @@
-//! What a request to the control plane asks for.
+//! The routes of the control plane.
 //!
 //! Invariant: paths are matched whole.
 

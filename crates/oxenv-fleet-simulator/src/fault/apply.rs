@@ -63,7 +63,7 @@ impl FaultResponse {
     }
 }
 
-/// The answer's head says how long it is, and half of it comes.
+/// The answer's head has its full length, and half of it comes.
 async fn cut_response(response: Response) -> Result<Response, ConnectionClosed> {
     let (mut parts, body): (_, HttpBody) = response.into_parts();
     let whole = to_bytes(body, MAX_CUT_BYTES).await.map_err(|_| ConnectionClosed)?;

@@ -31,7 +31,7 @@ impl RequestFaults {
         self.changes.contains(effect)
     }
 
-    /// What becomes of the instance that it makes, if it is pending first.
+    /// The outcome of the instance that it makes, if it is pending first.
     pub(crate) fn pending_outcome(&self) -> Option<PendingOutcome> {
         self.changes.iter().find_map(|effect| match effect {
             Effect::Pending(outcome) => Some(*outcome),
@@ -54,8 +54,8 @@ impl FaultRegistry {
         self.faults.lock().clone()
     }
 
-    /// What a request meets: the first fault that answers it, or else all that change it. What it meets is
-    /// used.
+    /// The faults that a request meets: the first one that answers it, or else all that change it. These
+    /// are used up.
     pub(crate) fn take_for(&self, request: FaultTarget) -> RequestFaults {
         let mut met = RequestFaults::default();
         let mut faults = self.faults.lock();

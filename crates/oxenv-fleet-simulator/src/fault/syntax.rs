@@ -36,7 +36,7 @@ const NAMES: [(&str, Effect); 22] = [
     ("old-resources", Effect::OldResources),
 ];
 
-/// Why a text is no fault.
+/// Why a text is not a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FaultError(String);
 
@@ -157,7 +157,7 @@ fn parse_body(text: &str) -> Result<(ResponseBody, &str), String> {
         Some(rest) => (true, rest),
         None => (false, text),
     };
-    // Numbers and words do not say themselves where they end.
+    // Numbers and literals do not mark their own end.
     let closes = json.starts_with(['{', '[', '"']);
     let end = if closes { json.len() } else { json.find('*').unwrap_or(json.len()) };
     let mut values = serde_json::Deserializer::from_str(&json[..end]).into_iter::<Value>();
@@ -217,7 +217,7 @@ impl FaultResponse {
     }
 }
 
-/// What a status comes with if nobody says otherwise.
+/// The default answer of a status.
 fn default_response(status: u16) -> FaultResponse {
     let reply = |body| FaultResponse { status, retry_after: None, body };
     match status {

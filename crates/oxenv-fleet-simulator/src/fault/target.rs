@@ -11,15 +11,15 @@ use std::fmt;
 pub enum FaultTarget {
     /// `control`: anything on the control plane.
     Control,
-    /// `create`: an instance is to be made.
+    /// `create`: requests that make an instance.
     Create,
-    /// `get`: one instance is asked for.
+    /// `get`: requests for one instance.
     Get,
     /// `list`: instances are listed.
     List,
-    /// `delete`: one instance is to be ended.
+    /// `delete`: requests that end one instance.
     Delete,
-    /// `delete-all`: instances are to be ended together.
+    /// `delete-all`: requests that end instances together.
     DeleteAll,
     /// `heartbeat`.
     Heartbeat,
@@ -29,7 +29,7 @@ pub enum FaultTarget {
     Regions,
     /// `account`.
     Account,
-    /// `token`: the runner token is asked for.
+    /// `token`: requests for the runner token.
     Token,
     /// `instance`: anything on an instance's host.
     Instance,
@@ -45,7 +45,7 @@ pub enum FaultTarget {
     Describe,
     /// `query`: a query of a database.
     Query,
-    /// `verify`: a verifier is to be run.
+    /// `verify`: requests that run a verifier.
     Verify,
     /// `cdp`: anything of the browser.
     Cdp,

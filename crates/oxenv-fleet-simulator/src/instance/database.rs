@@ -1,7 +1,7 @@
 //! The databases of an instance: `current`, which the episode changes, and `seed`, which is as the episode
 //! began.
 //!
-//! Invariant: a query that nobody waits for any more is interrupted, so that no thread is left behind; none
+//! Invariant: a query that is no longer awaited is interrupted, so that no thread is left behind; none
 //! reaches a file of this machine.
 
 use std::sync::Arc;
@@ -68,7 +68,7 @@ impl Databases {
         }
     }
 
-    /// What a seed says, in both.
+    /// Fills both databases from a seed.
     pub(super) async fn reset(&self, seed: i64) -> rusqlite::Result<()> {
         for database in [&self.current, &self.seed] {
             database.on_thread(move |connection| seed_database(connection, seed)).await?;
@@ -184,7 +184,7 @@ fn interrupted() -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(code, Some("interrupted".to_owned()))
 }
 
-/// Empties the database and puts in what the seed says.
+/// Empties the database and puts in the seed's content.
 fn seed_database(connection: &mut Connection, seed: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     for SchemaObject { is_table, name, .. } in schema_objects(&transaction)? {

@@ -13,7 +13,7 @@ pub(super) struct SimulatedLifecycle {
     created: Duration,
     ready_at: Duration,
     expires_at: Duration,
-    /// What becomes of it once somebody has asked for it.
+    /// Its next state once it was requested.
     outcome: Option<PendingOutcome>,
     was_requested: bool,
     ended: Option<Duration>,
@@ -40,7 +40,7 @@ impl SimulatedLifecycle {
         SimulatedLifecycle {
             created: now,
             ready_at,
-            // What is being made has not yet begun to live.
+            // An instance that is being made has not begun to live.
             expires_at: ready_at.saturating_add(config.ttl),
             outcome: config.outcome,
             was_requested: false,
@@ -76,7 +76,7 @@ impl SimulatedLifecycle {
         Some(self.heartbeats.map_or(self.expires_at, |beats| beats.deadline().min(self.expires_at)))
     }
 
-    /// Notes that somebody asked; gives what becomes of it by that.
+    /// Notes a request; returns the state that follows from it.
     pub(super) fn note_request(&mut self) -> Option<PendingOutcome> {
         self.was_requested = true;
         self.outcome

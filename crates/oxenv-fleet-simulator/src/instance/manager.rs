@@ -1,7 +1,7 @@
 //! The instance manager: everything below `/api/v1/env`.
 //!
-//! Invariant: a reset gives both databases back what their seed says, and nothing else: Fleet knows no
-//! observation, no reward and no done.
+//! Invariant: a reset gives both databases back the content of their seed, and nothing else: Fleet
+//! knows no observation, no reward and no done.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};

@@ -1,4 +1,4 @@
-//! What a request to an instance asks for.
+//! The routes of an instance.
 //!
 //! Invariant: paths are matched whole, so a fault at `/mcp` never meets `/api/v1/mcp`.
 
@@ -27,7 +27,7 @@ pub(super) enum InstanceRoute<'a> {
 }
 
 impl<'a> InstanceRoute<'a> {
-    /// The route of a path, or why there is none. `body` tells which method of MCP it is.
+    /// The route of a path, or why there is none. `body` shows which method of MCP it is.
     pub(super) fn parse(method: &Method, path: &'a str, body: &[u8]) -> Result<Self, StatusCode> {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         let route = match (method.as_str(), parts.as_slice()) {

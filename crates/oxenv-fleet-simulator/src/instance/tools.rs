@@ -1,7 +1,7 @@
 //! The tools of both MCP servers.
 //!
 //! Invariant: one name, `search`, is a tool of both, with another schema and another answer in each; every
-//! answer of it says whose it is.
+//! answer of it names its server.
 
 use serde_json::{Value, json};
 

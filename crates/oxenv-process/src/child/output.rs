@@ -1,4 +1,4 @@
-//! What a child writes: its lines for the log, the end of it for errors.
+//! The output of a child: its lines for the log, the end of it for errors.
 //!
 //! Invariant: output is always drained, however much comes, in bounded memory; and what is shown went
 //! through the redaction in one piece, so that no cut leaves a part of a secret.

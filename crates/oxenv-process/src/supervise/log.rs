@@ -1,7 +1,7 @@
 //! The log of a detached command: a file with the end of what it writes.
 //!
-//! Invariant: whatever the command writes is read, kept in bounded space, and readable by the user alone. A
-//! file that was removed stays removed.
+//! Invariant: everything that the command writes is read, kept in bounded space, and readable by the user
+//! alone. A file that was removed stays removed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -43,7 +43,8 @@ fn next(path: &Path) -> Option<File> {
     old.push(".old");
     std::fs::rename(path, &old).ok()?;
     let file = open(path).ok()?;
-    // Whoever removes both removes this one last, so it sees this file or this sees that the old one is gone.
+    // A process that removes both removes this one last, so it sees this file or this sees that the old one
+    // is gone.
     if !Path::new(&old).exists() {
         let _ = std::fs::remove_file(path);
         return None;

@@ -47,7 +47,7 @@ pub(super) fn stop_in_background(endpoint: &DaemonAddress, id: &str, grace: Opti
     }
 }
 
-/// Sends a request without a body, says so, and waits until the daemon has done it.
+/// Sends a request without a body, signals on `sent`, and waits until the daemon has done it.
 fn exchange(
     endpoint: &DaemonAddress,
     request: &str,
@@ -72,7 +72,7 @@ fn exchange(
 
 fn send_request(mut stream: impl Read + Write, request: &str, sent: &mpsc::SyncSender<()>) -> io::Result<()> {
     stream.write_all(request.as_bytes())?;
-    // Nobody may wait any more.
+    // The caller may no longer wait.
     let _ = sent.try_send(());
     io::copy(&mut stream, &mut io::sink()).map(drop)
 }

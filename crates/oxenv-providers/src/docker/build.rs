@@ -40,7 +40,8 @@ pub struct BuildSpec {
 }
 
 impl DockerProvider {
-    /// Builds an image; `progress` is given each line that the daemon writes. Gives the image's id.
+    /// Builds an image; `progress` is given each line that the daemon writes. Returns the image's
+    /// id.
     ///
     /// # Errors
     /// [`InvalidSpec`](ProviderCode::InvalidSpec) for a folder or a build file that cannot be sent,
@@ -69,7 +70,7 @@ impl DockerProvider {
             }
         };
         drop(events);
-        // What is wrong with the folder says more than what the daemon makes of its half.
+        // An error about the folder explains more than the daemon's error about a partial archive.
         if let Ok(Err(error)) = packing.await
             && (failed.is_none() || !log.has_begun())
         {

@@ -1,4 +1,4 @@
-//! What a container is made with.
+//! The configuration of a container.
 //!
 //! Invariant: values of variables go into the container's environment and nowhere else.
 
@@ -29,7 +29,7 @@ pub(super) const STARTED_LABEL: &str = "dev.oxenv.started_us";
 const WORKSPACE_PATH: &str = "/workspace";
 /// Where the folder of the socket is seen.
 const SOCKET_FOLDER: &str = "/run/oxenv";
-/// How much `/tmp` takes, in bytes, if nothing else is said.
+/// The default size of `/tmp`, in bytes.
 const DEFAULT_TMP_BYTES: u64 = 1 << 30;
 /// How much a container's log may take on the daemon's disk: this twice.
 const MAX_LOG_SIZE: &str = "10m";
@@ -124,7 +124,7 @@ impl ContainerConfig {
     }
 
     /// The request body for the daemon. `reached_at` is the port of this machine, where it is known before;
-    /// `init` says whether a process of Docker's is the container's first.
+    /// `init`: whether a process of Docker's is the container's first.
     pub(super) fn body(
         &self,
         spec: &InstanceSpec,

@@ -21,9 +21,9 @@ use crate::instance::{InstanceBackend, ProviderFuture};
 use crate::logs::{MAX_READ_BYTES, last_lines};
 use crate::port_forward::PortForward;
 
-/// How many lines of a log are asked for.
+/// Number of lines of a log that are read.
 const MAX_LOG_LINES: &str = "200";
-/// The pause before a container is looked at again whose end the daemon does not tell.
+/// The pause before a container is checked again when the daemon does not report its end.
 const POLL_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// A container that this process started.
@@ -40,11 +40,11 @@ pub(super) struct Container {
 }
 
 impl Container {
-    /// Waits until it does not run; says how it ended.
+    /// Waits until it does not run; returns how it ended.
     pub(super) async fn wait_for_exit(&self) -> Result<String, ProviderError> {
         let docker = &self.provider.docker;
         loop {
-            // The next request tells its status; a daemon that breaks off is asked again.
+            // The next request reads its status; a daemon that breaks off is asked again.
             let mut waits = std::pin::pin!(docker.wait_container(&self.id, None));
             let waited = waits.next().await;
             let what = format!("the container of '{}' cannot be seen", self.name);
@@ -140,7 +140,7 @@ pub(super) async fn remove(docker: &Docker, id: &str, name: &str) -> Result<(), 
     let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
     match docker.remove_container(id, Some(options)).await {
         Ok(()) => Ok(()),
-        // It is gone, or somebody removes it right now.
+        // It is gone, or is being removed right now.
         Err(error) if matches!(daemon_error::status(&error), Some(404 | 409)) => Ok(()),
         Err(error) => {
             let what = format!("the container of '{name}' cannot be removed");

@@ -35,7 +35,7 @@ pub(super) struct BuildContext {
 }
 
 impl BuildContext {
-    /// Writes the archive in pieces; gives an error if a file cannot be read.
+    /// Writes the archive in pieces; returns an error if a file cannot be read.
     pub(super) fn send(self, pieces: &mpsc::Sender<io::Result<Bytes>>) -> Result<(), ProviderError> {
         let ignored = DockerIgnore::read(&self.folder)
             .map_err(|error| read_error(&self.folder.join(".dockerignore"), &error))?;
@@ -87,7 +87,7 @@ impl<W: Write> ContextWriter<'_, W> {
             if !stays_out {
                 self.write_entry(&path, &walk, &entry)?;
             }
-            // What is too deep has stopped this already, unless it stays out.
+            // A folder that is too deep has stopped this already, unless it stays out.
             if (!stays_out || (self.may_hold_more(&path) && path.len() <= MAX_PATH_BYTES))
                 && walk.enter(&entry).map_err(|error| invalid_context(&error.into()))?
             {
@@ -98,7 +98,7 @@ impl<W: Write> ContextWriter<'_, W> {
         Ok(())
     }
 
-    /// The daemon reads these itself, and takes them out where `.dockerignore` says so.
+    /// The daemon reads these itself, and takes them out where `.dockerignore` excludes them.
     fn is_needed(&self, path: &str) -> bool {
         path == self.context.file || path == ".dockerignore"
     }
@@ -148,7 +148,7 @@ impl<W: Write> ContextWriter<'_, W> {
         added.map_err(|error| read_error(&here, &error))
     }
 
-    /// The build file that is not in the folder, and the word to the daemon that it does not belong there.
+    /// The build file that is not in the folder, and a note to the daemon that it does not belong there.
     fn write_generated(&mut self) -> Result<(), ProviderError> {
         let Some(text) = &self.context.text else { return Ok(()) };
         let ignore = format!(".dockerignore\n{GENERATED_BUILD_FILE}\n");
@@ -167,7 +167,7 @@ impl<W: Write> ContextWriter<'_, W> {
     }
 }
 
-/// What an archive tells of an entry: nothing of this machine.
+/// What an archive records of an entry: nothing of this machine.
 fn entry_header(kind: EntryType, entry: &RecordEntry) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -207,7 +207,7 @@ fn pack_error(path: &Path, why: &str) -> ProviderError {
     ProviderError::new(ProviderCode::InvalidSpec, format!("cannot pack {}: {why}", path.display()))
 }
 
-/// A file of the length that was promised, whatever becomes of it meanwhile.
+/// A file of the promised length, even if it changes meanwhile.
 struct ExactLengthFile {
     file: File,
     left: u64,
@@ -225,7 +225,7 @@ impl Read for ExactLengthFile {
     }
 }
 
-/// What is written becomes pieces of a stream.
+/// Written bytes become pieces of a stream.
 struct ChannelWriter(mpsc::Sender<io::Result<Bytes>>);
 
 impl Write for ChannelWriter {

@@ -51,7 +51,7 @@ fn is_connection_error(error: &Error) -> bool {
     )
 }
 
-/// The innermost cause, which says most.
+/// The innermost cause, which explains most.
 fn root_cause(error: &Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {

@@ -12,10 +12,10 @@ use super::daemon_error;
 use crate::error::{ProviderCode, ProviderError};
 use crate::spec::PullPolicy;
 
-/// Where a server listens if its image does not say.
+/// Where a server listens if its image sets no port.
 const DEFAULT_PORT: u16 = 8000;
 
-/// What an image says of itself.
+/// An image's description of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Image {
     /// The port that its server listens on.

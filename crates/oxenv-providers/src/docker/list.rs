@@ -36,7 +36,8 @@ impl DockerProvider {
         }
     }
 
-    /// Removes what was left behind; of what has ended by itself, what nobody will remove.
+    /// Removes what was left behind; of containers that ended by themselves, those that nothing
+    /// else will remove.
     pub(super) async fn sweep_containers(&self) -> Result<Vec<String>, ProviderError> {
         let mut swept = Vec::new();
         for one in self.labelled_containers(NAME_LABEL).await? {
@@ -53,8 +54,8 @@ impl DockerProvider {
         Ok(swept)
     }
 
-    /// Makes room for a name that is held by a container of ours that has ended or was left. Says whether
-    /// there is.
+    /// Frees a name that is held by a container of ours that has ended or was left. Returns whether it is
+    /// free.
     pub(super) async fn free_name(&self, name: &str) -> Result<bool, ProviderError> {
         let found = self.labelled_containers(&format!("{NAME_LABEL}={name}")).await?;
         for one in &found {

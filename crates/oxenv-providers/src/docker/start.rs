@@ -1,7 +1,7 @@
 //! Starting a container.
 //!
-//! Invariant: from the moment that the daemon is asked to make a container, somebody removes it unless it
-//! becomes healthy: this future, its drop, or the task that asked.
+//! Invariant: from the moment that the daemon is asked to make a container, it is removed unless it
+//! becomes healthy: by this future, its drop, or the task that asked.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ struct StartedContainer {
     port: u16,
 }
 
-/// What the daemon did when it was asked for a container.
+/// The daemon's answer to a request for a container.
 enum ContainerCreation {
     Created(UnreadyContainer),
     Refused(Error),
@@ -206,7 +206,7 @@ impl DockerProvider {
         tokio::spawn(async move {
             let options = CreateContainerOptionsBuilder::default().name(&name).build();
             let created = docker.create_container(Some(options), body).await;
-            // If nobody takes it, it is dropped here.
+            // If it is not taken, it is dropped here.
             let _ = sender.send(match created {
                 Ok(created) => {
                     ContainerCreation::Created(UnreadyContainer { endpoint, id: created.id, armed: true })
@@ -227,7 +227,8 @@ impl DockerProvider {
         let ports = found.network_settings.and_then(|network| network.ports).unwrap_or_default();
         let bound = ports.get(&config.port_key()).cloned().flatten().unwrap_or_default();
         let port = bound.iter().find_map(|binding| binding.host_port.as_ref()?.parse().ok());
-        // A container that has ended has no ports any more; the description of its end says more than this.
+        // A container that has ended has no ports any more; the description of its end explains more than
+        // this.
         Ok(port.unwrap_or(0))
     }
 }

@@ -147,7 +147,7 @@ impl InstanceRegistry {
         {
             return Err(unusable(&error));
         }
-        // Not through a link: somebody else may have been here first.
+        // Not through a link: another user may have been here first.
         let found = fs::symlink_metadata(&folder).map_err(|error| unusable(&error))?;
         if !found.is_dir() || found.uid() != user || found.mode() & 0o022 != 0 {
             return Err(unusable(&"it is not a folder that only this user may write; remove it"));

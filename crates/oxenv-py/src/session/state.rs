@@ -61,7 +61,7 @@ impl SessionState {
         self.source.is_some()
     }
 
-    /// The client; connects where that is to be done.
+    /// The client; connects first where needed.
     pub(super) async fn client(&self, reopen: Reopen) -> Result<Arc<EnvClient>, ClientError> {
         let mut connection = self.connection.lock().await;
         match &*connection {
@@ -96,7 +96,7 @@ impl SessionState {
         Ok(client)
     }
 
-    /// Notes it if a failure means that the session is gone, and says whether it does.
+    /// Notes it if a failure means that the session is gone, and returns whether it does.
     pub(super) async fn note_failure(&self, client: &Arc<EnvClient>, error: &ClientError) -> bool {
         let gone = match error.code() {
             // Over HTTP a session outlives connections.
@@ -135,8 +135,8 @@ impl SessionState {
 }
 
 impl SessionConnection {
-    /// Ends it for those who do not wait. A session without an instance ends with its socket at the latest,
-    /// so a server that does not answer holds nobody up.
+    /// Ends it for callers that do not wait. A session without an instance ends with its socket at the
+    /// latest, so a server that does not answer delays no caller.
     async fn end_in_time(self) {
         let instance = matches!(self, SessionConnection::Open(_, Some(_)) | SessionConnection::Lost(Some(_)));
         let _ =

@@ -4,7 +4,7 @@
 
 use oxenv_core::Principal;
 
-/// Who may use a route.
+/// Which callers may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Also callers without a token.
@@ -13,11 +13,11 @@ pub(crate) enum Access {
     AnyToken,
     /// Control and observers.
     ControlOrObserver,
-    /// Control and agents. An agent comes to its own session, and to no path that names another.
+    /// Control and agents. An agent reaches its own session, and no path that names another.
     ControlOrAgent,
     /// Control.
     Control,
-    /// Nobody: the route does not exist in that mode.
+    /// No caller: the route does not exist in that mode.
     Nobody,
 }
 

@@ -1,13 +1,13 @@
-//! Who calls, and which sessions are theirs.
+//! The caller, and which sessions are its own.
 //!
-//! Invariant: an agent has one session, and comes to no other by whatever name.
+//! Invariant: an agent has one session, and reaches no other by any name.
 
 use std::sync::Arc;
 
 use oxenv_core::{Failure, Principal, Session, SessionOptions, SessionStore};
 use oxenv_wire::ErrorCode;
 
-/// Who sent a request.
+/// The sender of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) principal: Principal,
@@ -18,7 +18,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Who calls a server that has no tokens.
+    /// The caller of a server that has no tokens.
     pub(crate) fn unauthenticated() -> Self {
         Caller { principal: Principal::Control, name: None, session: None }
     }

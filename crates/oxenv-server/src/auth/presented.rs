@@ -1,7 +1,7 @@
 //! The token that a request carries, by either of HTTP's two schemes for it.
 //!
-//! Invariant: only the one `Authorization` header counts. A request that has two says nothing, for a
-//! proxy in front might have read the other one.
+//! Invariant: only the one `Authorization` header counts. A request that has two presents no token,
+//! for a proxy in front might have read the other one.
 
 use std::borrow::Cow;
 
@@ -9,16 +9,16 @@ use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// What a request presents.
+/// The credentials of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Presented<'a> {
     Nothing,
     Token(Cow<'a, str>),
-    /// It presents something that is no token; says what is wrong with it.
+    /// It presents something that is no token; holds what is wrong with it.
     Unreadable(&'static str),
 }
 
-/// `Bearer TOKEN`, or `Basic` whose password is the token: that is what becomes of the URL
+/// `Bearer TOKEN`, or `Basic` whose password is the token: clients send that for the URL
 /// `http://oxenv:TOKEN@host`. See RFC 6750 and RFC 7617.
 pub(super) fn presented(headers: &HeaderMap) -> Presented<'_> {
     let mut all = headers.get_all(header::AUTHORIZATION).iter();

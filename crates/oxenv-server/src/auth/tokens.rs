@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq;
 /// The longest name of a token.
 const MAX_NAME_BYTES: usize = 64;
 
-/// The tokens of control and of observers. None at all (the default): everybody is control.
+/// The tokens of control and of observers. None (the default): every caller has control.
 ///
 /// ```
 /// use oxenv_core::Principal;
@@ -34,7 +34,7 @@ pub struct Tokens {
     known: Vec<KnownToken>,
 }
 
-/// Why tokens cannot be taken; says the line, never what stands in it.
+/// Why tokens cannot be taken; names the line, never its content.
 ///
 /// ```
 /// let error = oxenv_server::Tokens::default().add_control("good\nnot good").unwrap_err();
@@ -43,7 +43,7 @@ pub struct Tokens {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenError {
-    /// The line, from 1; absent if there is none to blame.
+    /// The line, from 1; absent if no line is at fault.
     pub line: Option<usize>,
     /// What is wrong, and what to do about it.
     pub problem: &'static str,
@@ -72,7 +72,7 @@ impl Tokens {
     /// begin with `#`, count for nothing. A token without a name is called by its place: `control-1`.
     ///
     /// # Errors
-    /// When there is none, or one that cannot be taken; then nothing of the text is.
+    /// When there is no token, or one that is invalid; then no token of the text is taken.
     pub fn add_control(&mut self, text: &str) -> Result<(), TokenError> {
         self.add(Principal::Control, "control", text)
     }
@@ -125,7 +125,8 @@ impl Tokens {
     pub(super) fn find(&self, token: &str) -> Option<&KnownToken> {
         let presented = digest(token);
         let mut found = None;
-        // To the end also when it is found: how long this takes says nothing about which it was.
+        // Compares to the end also when it is found, so that the time taken does not reveal which
+        // token it was.
         for known in &self.known {
             if bool::from(known.digest.ct_eq(&presented)) {
                 found = Some(known);

@@ -1,6 +1,6 @@
 //! `POST /batch`: many requests to many sessions in one.
 //!
-//! Invariant: status 200 whatever became of the items; each has its own result, in its place.
+//! Invariant: status 200 whatever the outcome of the items; each has its own result, in its place.
 
 use std::sync::Arc;
 

@@ -30,7 +30,7 @@ pub(crate) async fn bytes(app: &App, request: Request) -> Result<Bytes, Refusal>
 }
 
 /// The text of a body that may be larger than others, read into one piece of memory. Each MiB of it has the
-/// time that other bodies have as a whole. `more` says what allows larger ones.
+/// time that other bodies have as a whole. `more` names the setting that allows larger ones.
 pub(crate) async fn large_text(
     app: &App,
     request: Request,

@@ -1,4 +1,4 @@
-//! What is answered where nothing is.
+//! The answer for paths and methods that do not exist.
 //!
 //! Invariant: FastAPI's bodies, so that a client that parses errors parses these.
 

@@ -1,4 +1,4 @@
-//! Requests that are to be run once, over HTTP: the key that they name, and what their replies say.
+//! Requests that run once, over HTTP: the key that they name, and the headers of their replies.
 //!
 //! Invariant: a key in a header and one in the body are the same key, or the request is refused.
 
@@ -70,7 +70,7 @@ pub(super) fn answered(answer: &IdempotentReply<StepReply<'_>>) -> Result<Respon
     }
 }
 
-/// A reply that says its number, and whether it was given before.
+/// A reply with its number, and whether it was given before.
 pub(super) fn marked(mut response: Response, seq: Option<u64>, repeated: bool) -> Response {
     if let Some(seq) = seq {
         response.headers_mut().insert(SEQ_HEADER, seq.into());

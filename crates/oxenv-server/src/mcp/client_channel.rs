@@ -1,7 +1,7 @@
 //! The line between a running tool and its client: notes go out, questions come back.
 //!
-//! Invariant: a tool never waits for a slow client. Notes that nobody wants are not kept, and of
-//! those that are kept the oldest go first when there are too many.
+//! Invariant: a tool never waits for a slow client. Notes without a receiver are not kept, and when
+//! too many are kept the oldest are dropped first.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -78,18 +78,18 @@ impl ClientChannel {
         })
     }
 
-    /// Whether nothing waits to be passed on.
+    /// Whether there is nothing left to pass on.
     pub(crate) fn is_quiet(&self) -> bool {
         self.lock().waiting.is_empty()
     }
 
-    /// Gives the tool somebody to ask.
+    /// Gives the tool a client to ask.
     pub(crate) fn connect(&self, client: ClientHandle) {
         // Only the owner of the call connects it, and once.
         let _ = self.client.set(client);
     }
 
-    /// Nothing more will be said.
+    /// No more messages will come.
     pub(crate) fn disconnect(&self) {
         self.lock().hung_up = true;
         self.added.notify_one();
@@ -192,7 +192,7 @@ impl ClientHandle {
     }
 
     async fn ask(&self, method: &str, parameters: Value) -> Result<Value, RequestError> {
-        // As it stands: what the tool says is for the client to judge.
+        // Unchanged: the tool's message is for the client to judge.
         let parameters = Some(parameters).filter(|parameters| !parameters.is_null());
         let request = ServerRequest::CustomRequest(CustomRequest::new(method, parameters));
         let sent = self.peer.send_request_with_option(request, PeerRequestOptions::no_options()).await;
@@ -207,13 +207,13 @@ impl ClientHandle {
     }
 }
 
-/// A question that is withdrawn if nobody waits for its answer any more.
+/// A question that is withdrawn if its answer is no longer awaited.
 struct PendingRequest(Option<RequestHandle<RoleServer>>);
 
 impl Drop for PendingRequest {
     fn drop(&mut self) {
         if let (Some(handle), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            // Ends with the connection at the latest, since it only sends.
+            // Ends no later than the connection, since it only sends.
             runtime.spawn(handle.cancel(Some("the call that asked has ended".to_owned())));
         }
     }

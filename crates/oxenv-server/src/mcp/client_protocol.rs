@@ -1,10 +1,10 @@
 //! Which protocol a client speaks, by the headers of its request: OpenEnv's dialect or MCP, and which era.
 //!
-//! Invariant: headers alone decide who gets the dialect, which is status 200 whatever is said.
+//! Invariant: headers alone decide which clients get the dialect, which is always status 200.
 
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 
-/// The revision whose requests stand alone.
+/// The revision with stateless requests.
 pub(crate) const STATELESS_REVISION: &str = "2026-07-28";
 /// Protocol revisions that a header may name.
 pub(crate) const REVISIONS: [&str; 5] =

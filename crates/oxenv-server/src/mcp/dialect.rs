@@ -100,7 +100,8 @@ async fn call(
     Ok(())
 }
 
-/// A stock client reads any result as a success, so a tool that says that it failed is an error too.
+/// A stock client reads any result as a success, so a tool that reports that it failed is an error
+/// too.
 fn fault(error: &ToolError) -> RpcError {
     let data = error.data().map_or(serde_json::Value::Null, |data| json!({ "oxenv": data }));
     RpcError { code: RpcCode::InternalError, message: error.message.clone(), data }

@@ -1,4 +1,4 @@
-//! Where a client of MCP comes in: who it is, and which session its requests mean.
+//! The entry point of an MCP client: its identity, and which session its requests mean.
 //!
 //! Invariant: only control is ever at an endpoint that leads to more than one session.
 

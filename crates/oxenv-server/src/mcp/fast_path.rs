@@ -30,15 +30,16 @@ use crate::{error, traces};
 pub(super) const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 /// The most values of a client's capabilities that are read; a client that declares more has none.
 const MAX_CAPABILITY_VALUES: usize = 1 << 12;
-/// The revision whose requests stand alone, as it stands there.
+/// The revision with stateless requests, as JSON.
 const STATELESS_JSON: &str = "\"2026-07-28\"";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const META_LEVEL: &str = "io.modelcontextprotocol/logLevel";
-/// What a client says of itself with every request, and what is about the reply: no tool needs it.
+/// What a client sends about itself with every request, and what concerns the reply: no tool needs
+/// it.
 const CLIENT_META_KEYS: [&str; 5] =
     [META_VERSION, META_CAPABILITIES, META_LEVEL, "io.modelcontextprotocol/clientInfo", "progressToken"];
 
-/// What became of a request.
+/// The outcome of a request.
 pub(super) enum FastPath {
     /// It is answered with this text.
     Answered(String),
@@ -53,9 +54,9 @@ pub(super) enum FastPath {
 /// The parts of a well-formed request that the fast path needs.
 struct PlainRequest<'a> {
     era: McpEra,
-    /// What the client says that it can do, where a request has to say so.
+    /// The client's capabilities, where a request has to state them.
     capabilities: Option<Json<'a>>,
-    /// The call that is asked for, if it is one.
+    /// The requested call, if it is one.
     tool: Option<ToolCallParams<'a>>,
     /// Whether the parameters hold more than the call and what its connection has agreed on.
     more: bool,
@@ -168,7 +169,7 @@ fn notification_filter(
     within: Option<&TransportGuard>,
 ) -> Result<Option<NotificationFilter>, LeftToRmcp> {
     let given = |key| meta.and_then(|meta| meta.get(key)).filter(|value| !value.is_null());
-    // A token that is neither is read by nobody.
+    // A token that is neither a number nor a text has no reader.
     let scalar = |value: &Json<'_>| !value.get().starts_with(['[', '{']);
     let progress = match given("progressToken") {
         Some(token) if scalar(&token) => Some(read(token).map_err(|_| LeftToRmcp)?),
@@ -271,7 +272,7 @@ async fn call(
     Ok(FastPath::Answered(out))
 }
 
-/// What the request reaches.
+/// The target of the request.
 async fn connected(
     app: &App,
     endpoint: McpEndpoint<'_>,

@@ -37,11 +37,11 @@ use super::tool_access::ToolAccess;
 use crate::app::App;
 use crate::{error, traces};
 
-/// What a client is connected to, as a server of MCP.
+/// The MCP server that a client is connected to.
 pub(super) struct ToolboxHandler {
     app: Arc<App>,
     target: McpTarget,
-    /// What the target was when the client came.
+    /// The target when the client connected.
     access: ToolAccess,
     info: OnceLock<ServerConfig>,
     level: LogThreshold,
@@ -91,7 +91,7 @@ impl ToolboxHandler {
         }))
     }
 
-    /// What the target is now, with its lists known.
+    /// The present target, with its lists known.
     async fn access(&self) -> RmcpResult<ToolAccess> {
         let access =
             ToolAccess::of(&self.app, &self.target).await.map_err(|failure| refused(error::rpc(&failure)))?;
@@ -356,7 +356,7 @@ impl ServerHandler for ToolboxHandler {
     ) -> RmcpResult<()> {
         self.room_for(&params.uri)?;
         match self.request("resources/subscribe", &params, &context).await {
-            // A toolset that knows of no subscriptions still says when something has changed.
+            // A toolset without subscriptions still reports when something has changed.
             Err(error) if error.code != ErrorCode::METHOD_NOT_FOUND => return Err(error),
             _ => {}
         }

@@ -100,10 +100,10 @@ pub(super) async fn without_body(app: &Arc<App>, endpoint: McpEndpoint<'_>, requ
     served(app, handler, manager, Request::from_parts(parts, Full::default()), RpcId::NULL).await
 }
 
-/// What a request is connected to.
+/// The target of a request.
 struct PreparedTarget {
     target: McpTarget,
-    /// The transport session to be made, if the request shakes hands.
+    /// The transport session to make, if the request shakes hands.
     plan: Option<TransportPlan>,
 }
 

@@ -71,7 +71,7 @@ pub(super) struct OfferedLists {
     of: Arc<Toolbox>,
     seen: u64,
     tools: Arc<str>,
-    /// Of the resources and their templates.
+    /// Changes of the resources and their templates.
     resources: u64,
     prompts: u64,
 }
@@ -84,7 +84,7 @@ struct ChangedLists {
 }
 
 impl ChangedLists {
-    /// Whether it is what resources hold that has changed, as far as anybody can tell.
+    /// Whether the content of resources may have changed.
     fn contents(&self) -> bool {
         !(self.tools || self.resources || self.prompts)
     }

@@ -1,6 +1,6 @@
 //! How grave a line of a tool's log is, by MCP's levels, and the least grave level that a client wants.
 //!
-//! Invariant: a word that is not MCP's counts as information; nothing is lost for a typo.
+//! Invariant: a level that is not MCP's counts as information; a typo loses no message.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +14,7 @@ pub(super) struct LogLevel(usize);
 impl LogLevel {
     pub(super) const INFO: LogLevel = LogLevel(1);
 
-    /// The level of that name; nothing for a word that is none.
+    /// The level of that name; `None` for an unknown name.
     pub(super) fn named(name: &str) -> Option<Self> {
         LEVELS.iter().position(|level| *level == name).map(LogLevel)
     }

@@ -48,7 +48,7 @@ struct CountingReader<R> {
     read: Arc<AtomicUsize>,
 }
 
-/// The answers that wait to be written.
+/// The answers waiting to be written.
 struct UnsentReplies {
     count: AtomicUsize,
     /// When the last one was written, or the first one began to wait.
@@ -136,14 +136,14 @@ where
             let error = ErrorData::new(ErrorCode::INTERNAL_ERROR, says, None);
             let refusing = self.send(ServerJsonRpcMessage::error(error, Some(request.id)));
             self.refusals.spawn(async move {
-                // Nobody reads it who has left.
+                // A client that has left reads nothing.
                 let _ = refusing.await;
             });
         }
     }
 
     async fn close(&mut self) -> io::Result<()> {
-        // A client that reads nothing would hold it up for ever.
+        // A client that reads nothing would block it without limit.
         timeout(CLOSE_TIMEOUT, self.inner.close()).await.unwrap_or(Ok(()))
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn first_page(request: Option<PaginatedRequestParams>) -> RmcpResult<
     }
 }
 
-/// The items that are what MCP says they are; one that is not must not hide the others.
+/// The items that are valid in MCP; an invalid one must not hide the others.
 pub(super) fn items<T: DeserializeOwned>(items: Vec<Value>) -> Vec<T> {
     let read = |item: Value| {
         let name = item.get("name").cloned().unwrap_or_default();
@@ -85,7 +85,7 @@ pub(super) fn internal(error: impl std::fmt::Display) -> ErrorData {
     ErrorData::new(ErrorCode::INTERNAL_ERROR, error.to_string(), None)
 }
 
-/// Nobody reads it: a caller that has cancelled waits for no answer.
+/// It has no reader: a caller that has cancelled waits for no answer.
 pub(super) fn cancelled() -> ErrorData {
     ErrorData::new(ErrorCode::INTERNAL_ERROR, "the request was cancelled", None)
 }

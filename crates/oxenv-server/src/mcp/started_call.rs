@@ -1,7 +1,7 @@
 //! A call that has begun before it is known whether its reply is one JSON text or a stream.
 //!
-//! Invariant: a call is begun once. Most have finished after one poll and have said nothing, so
-//! their client gets one JSON text; any other moves on, as it is, to the owner of an open stream.
+//! Invariant: a call is begun once. Most have finished after one poll and have sent no notes, so
+//! their client gets one JSON text; any other moves on, unchanged, to the owner of an open stream.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -34,11 +34,11 @@ pub(crate) struct StartedCall {
     call: CallState,
 }
 
-/// What became of a call at its first poll.
+/// The outcome of a call's first poll.
 pub(crate) enum FirstPoll {
     /// It is done and has sent no notification.
     Finished(Result<CallResult, Failure>),
-    /// It goes on, or has sent notifications that are to be delivered before its outcome.
+    /// It goes on, or has sent notifications that must be delivered before its outcome.
     Running(StartedCall),
 }
 
@@ -85,8 +85,8 @@ impl StartedCall {
         }
     }
 
-    /// Waits for the outcome, and passes on what the tool says meanwhile: nothing of it comes after
-    /// the outcome. Dropping the future cancels the call.
+    /// Waits for the outcome, and passes on the tool's messages meanwhile: none comes after the
+    /// outcome. Dropping the future cancels the call.
     pub(crate) async fn finish(self, client: ClientHandle) -> Result<CallResult, Failure> {
         let StartedCall { line, call } = self;
         let peer: Peer<RoleServer> = client.peer.clone();

@@ -1,4 +1,4 @@
-//! What a client of MCP is connected to.
+//! The target of an MCP client.
 //!
 //! Invariant: a session that was made for one client ends with it, unless a socket has taken it since.
 
@@ -8,7 +8,7 @@ use oxenv_core::{Attachment, EndReason, Failure, Session, SessionStore};
 
 use crate::auth::caller::Caller;
 
-/// What a client of MCP is connected to; looked up anew for each request.
+/// The target of an MCP client; looked up anew for each request.
 #[derive(Clone)]
 pub(crate) enum McpTarget {
     /// The session of requests that name none.

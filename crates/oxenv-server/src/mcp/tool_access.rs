@@ -1,4 +1,4 @@
-//! What a request can reach: a session with its tools, or the tools that need no session.
+//! The tools that a request can reach: a session with its tools, or the tools that need no session.
 //!
 //! Invariant: every caller here is an agent. A call within a session is a step of it.
 
@@ -15,7 +15,7 @@ use super::target::McpTarget;
 use crate::app::App;
 use crate::error;
 
-/// What came of a call that reached its tool, or failed to.
+/// The outcome of a call: it reached its tool, or failed to.
 pub(crate) type CallResult = Result<ToolResult, ToolError>;
 
 /// A session, or the tools that need none.
@@ -23,12 +23,12 @@ pub(crate) type CallResult = Result<ToolResult, ToolError>;
 pub(crate) enum ToolAccess {
     /// A session and its tools.
     Session(Arc<Session>),
-    /// The server's own tools, and who measures their calls.
+    /// The server's own tools, and the receiver of measures of their calls.
     Server { toolbox: Arc<Toolbox>, observer: Option<Arc<dyn Observer>> },
 }
 
 impl ToolAccess {
-    /// What a target gives access to at this moment.
+    /// The tools that a target offers at this moment.
     pub(crate) async fn of(app: &App, target: &McpTarget) -> Result<Self, Failure> {
         Ok(match target {
             McpTarget::Default => ToolAccess::Session(app.store.default_session(false).await?),

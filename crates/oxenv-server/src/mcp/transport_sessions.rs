@@ -1,7 +1,8 @@
 //! The transport sessions of clients that shook hands, and what each is connected to.
 //!
-//! Invariant: their number is bounded, and one that nobody uses ends: a client that never says
-//! goodbye costs nothing for long. What is open or being answered is in use.
+//! Invariant: their number is bounded, and an unused one ends: a client that never closes its
+//! session costs nothing for long. A session with an open stream or a request being answered is in
+//! use.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -25,7 +26,7 @@ use super::target::McpTarget;
 use crate::auth::caller::Caller;
 use crate::load::Load;
 
-/// How long what was said during a request is kept after its client has cancelled it.
+/// How long the messages of a request are kept after its client has cancelled it.
 const CANCELLED_TTL: Duration = Duration::from_secs(1);
 
 /// All transport sessions of a server.
@@ -44,7 +45,7 @@ pub(crate) struct Transport {
     pub(crate) target: McpTarget,
     /// The one session that the endpoint leads to at which it was made; `None` for `/mcp`.
     session_id: Option<String>,
-    /// Who made it, and alone may use it: its id is no credential.
+    /// The caller that made it, which alone may use it: its id is no credential.
     caller: Caller,
     pub(super) level: LogThreshold,
     /// Its requests that rmcp works on, also for clients that went away meanwhile.
@@ -55,7 +56,7 @@ pub(crate) struct Transport {
     _room: OwnedSemaphorePermit,
 }
 
-/// A transport session to be made, if the handshake succeeds.
+/// A transport session to make, if the handshake succeeds.
 pub(crate) struct TransportPlan {
     pub(crate) target: McpTarget,
     pub(crate) session_id: Option<String>,
@@ -141,7 +142,7 @@ impl Transports {
         removed.is_some()
     }
 
-    /// Ends those that nobody has used for long, for as long as the future is polled.
+    /// Ends those that have been unused for long, for as long as the future is polled.
     pub(crate) async fn reap(&self) {
         let every = (self.idle / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
         let mut ticks = tokio::time::interval(every);

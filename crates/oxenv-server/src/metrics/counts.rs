@@ -9,7 +9,7 @@ use oxenv_wire::{ErrorCode, FailureKind, Phase, ToolErrorType};
 
 use super::histogram::Histogram;
 
-/// What a shard has counted, or all of them together.
+/// The counts of a shard, or of all of them together.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) opened: u64,

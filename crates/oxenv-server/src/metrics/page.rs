@@ -19,7 +19,7 @@ use super::histogram::Histogram;
 use super::process::{self, ProcessStats};
 use super::{AuditStatus, RecordStatus};
 
-/// What is looked up when the page is asked for, rather than counted before.
+/// Figures that are looked up when the page is requested, rather than counted before.
 #[derive(Debug, Default)]
 pub(crate) struct Gauges {
     pub(crate) active_sessions: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Gauges {
     pub(crate) problems: Vec<ToolsetProblem>,
 }
 
-/// What is written to files.
+/// The state of files that are written.
 #[derive(Debug)]
 pub(super) struct Files {
     pub(super) record: Option<RecordStatus>,
@@ -208,7 +208,7 @@ fn this_process(page: &mut DescriptorEncoder<'_>, process: ProcessStats) -> fmt:
     Ok(())
 }
 
-/// Names and values that tell a sample from the others of its family.
+/// Names and values that identify a sample within its family.
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
 type Family<'a> = Result<MetricEncoder<'a>, fmt::Error>;
@@ -256,7 +256,7 @@ fn sorted<K: Ord, V>(pairs: impl Iterator<Item = (K, V)>) -> Vec<(K, V)> {
     pairs
 }
 
-/// What a code, a kind or a phase is called on the wire.
+/// The name of a code, a kind or a phase on the wire.
 fn name(of: &impl Serialize) -> String {
     serde_json::to_value(of).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }

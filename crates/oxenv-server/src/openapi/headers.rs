@@ -1,6 +1,7 @@
 //! The headers of replies that the OpenAPI document describes.
 //!
-//! Invariant: whatever header a handler gives a reply, beside those of HTTP's framing, is one of these.
+//! Invariant: every header that a handler gives a reply, besides those of HTTP's framing, is one of
+//! these.
 
 use serde_json::{Map, Value, json};
 

@@ -1,9 +1,9 @@
 //! A batch at work: its items run together, and each has its place in the reply.
 //!
-//! Invariant: what is done at its first poll, as most steps are, costs no task, no timer and no queue;
-//! items of one session are begun in their order, so they are run in it. The results that wait to be written
-//! have no more bytes together than a frame may have: a few bytes can ask for a session's whole state, or its
-//! tools.
+//! Invariant: an item that is done at its first poll, as most steps are, costs no task, no timer and no
+//! queue; items of one session are begun in their order, so they are run in it. The results that wait to be
+//! written have no more bytes together than a frame may have: a few bytes can ask for a session's whole
+//! state, or its tools.
 
 use std::future::{Future, poll_fn};
 use std::ops::Range;
@@ -106,7 +106,8 @@ impl<'d, 'a: 'd> RunningBatch<'d, 'a> {
         batch
     }
 
-    /// Waits for one more result and gives its index; none when all are there. What was written is forgotten.
+    /// Waits for one more result and returns its index; none when all are there. What was written is
+    /// forgotten.
     pub(crate) async fn next(&mut self) -> Option<usize> {
         let finished = self.running.next().await?;
         if self.written {
@@ -178,7 +179,7 @@ fn left_out(outcome: &RequestOutcome<'_>, limit: usize) -> Failure {
     }
 }
 
-/// What is answered to an item behind one whose result had no room.
+/// The answer for an item behind one whose result had no room.
 fn not_run(limit: usize) -> Failure {
     let message =
         format!("the item was not begun: the results before it have all the {limit} bytes of one reply");

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a session that was made for a socket alone ends with that socket, also while it is still being
 //! made; one with a time to resume within outlives it by that time. A repeat gets the first reply, whatever
-//! has become of the sessions.
+//! happened to the sessions.
 
 use std::time::Duration;
 

@@ -11,10 +11,10 @@ use oxenv_wire::{ErrorCode, ReplyHead, ReplyKind, write_multi_reply};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Frames that nobody asked for, or that come later, and wait until the socket takes them.
+/// Frames that were not requested, or that come later, and wait until the socket takes them.
 const MAX_QUEUED_FRAMES: usize = 64;
 
-/// The sessions, and the way to the socket for what is said unasked.
+/// The sessions, and the channel to the socket for unrequested frames.
 pub(crate) struct SocketSessions {
     sessions: Mutex<HashMap<String, AttachedSession>>,
     frames: mpsc::Sender<String>,
@@ -24,7 +24,7 @@ struct AttachedSession {
     attachment: Attachment,
     /// Whether the session ends with the socket.
     ends_with_socket: bool,
-    /// Tells the client when another socket takes the session.
+    /// Notifies the client when another socket takes the session.
     _watch: AbortOnDropHandle<()>,
 }
 
@@ -37,7 +37,7 @@ impl Drop for AttachedSession {
 }
 
 impl SocketSessions {
-    /// No sessions, and the frames that are to be sent.
+    /// No sessions, and the frames to send.
     pub(crate) fn new() -> (Arc<Self>, mpsc::Receiver<String>) {
         let (frames, taken) = mpsc::channel(MAX_QUEUED_FRAMES);
         (Arc::new(SocketSessions { sessions: Mutex::default(), frames }), taken)
@@ -99,7 +99,7 @@ impl SocketSessions {
 
     /// Sends a frame as soon as there is room for it.
     pub(crate) async fn send(&self, frame: String) {
-        // Nobody receives any more only when the socket is gone.
+        // There is no receiver only when the socket is gone.
         let _ = self.frames.send(frame).await;
     }
 
@@ -114,7 +114,7 @@ async fn report_taken(held: &Weak<SocketSessions>, id: &str) {
     let head = ReplyHead { session: Some(id), ..ReplyHead::default() };
     write_multi_reply(&mut frame, &head, ReplyKind::Taken, |_| {});
     held.send(frame).await;
-    // Only this one: by now the socket may have taken the session back.
+    // Only this one: the socket may have taken the session back meanwhile.
     let gone = {
         let mut sessions = held.lock();
         match sessions.get(id).is_some_and(|hold| hold.attachment.is_superseded()) {

@@ -93,7 +93,7 @@ struct AttachedSession {
     caller: Caller,
     attachment: Attachment,
     owned: bool,
-    /// The session was replaced, so another one's takeover is to be watched for.
+    /// The session was replaced, so the new one has to be watched for a takeover.
     renewed: bool,
 }
 

@@ -1,9 +1,9 @@
 //! A WebSocket that is read while work goes on, pinged while it is quiet, and given up when its
 //! peer is gone.
 //!
-//! Invariant: requests that arrive while one is being answered are kept in order, up to a bound;
-//! past it the peer has to wait, as TCP makes it. What waits to be sent is one reply and one pong at most:
-//! nothing more is read before a pong has gone out.
+//! Invariant: requests that arrive while one is being answered are kept in order, up to a bound; past it
+//! the peer has to wait, as TCP makes it. At most one reply and one pong wait to be sent: nothing more is
+//! read before a pong has gone out.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -31,7 +31,7 @@ const MAX_BYTES_AHEAD: usize = 1 << 20;
 /// How long a close waits for the peer's own.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a socket brings.
+/// The next event of a socket.
 pub(super) enum Incoming {
     /// A text frame.
     Text(Utf8Bytes),
@@ -41,11 +41,11 @@ pub(super) enum Incoming {
     Gone,
     /// The server is stopping.
     Stopping,
-    /// What the caller watches for has happened.
+    /// The event that the caller watches for has happened.
     Watched,
 }
 
-/// What comes first on a socket that has several requests at work.
+/// The next event on a socket that runs several requests.
 pub(super) enum SocketEvent<T> {
     /// Something that the socket brings.
     Came(Incoming),
@@ -71,16 +71,16 @@ pub(super) struct ServerSocket {
     ahead: VecDeque<Message>,
     ahead_bytes: usize,
     events: Events<'static, BackgroundEvent>,
-    /// Beats since something was last heard.
+    /// Beats since the last bytes came.
     quiet: u32,
     /// Whether something was fed that may not have gone out yet.
     unsent: bool,
     /// Whether the library owes the peer a pong.
     owes_pong: bool,
-    /// Bytes of it count as heard too, for a message may be long on its way.
+    /// Bytes count as a sign of life too, because a message may be long on its way.
     peer: Peer,
     _busy: BusyGuard,
-    /// Whether the peer has ended its side, behind what is still to be read.
+    /// Whether the peer has ended its side, after the bytes that are still unread.
     lost: bool,
     end_requested: bool,
     gone: bool,
@@ -222,9 +222,9 @@ impl ServerSocket {
         }
     }
 
-    /// What the socket brings, or what `work` has done, whichever is first. The socket is read only
-    /// while there is `room`; what was fed goes out when there is nothing else to do. That the server
-    /// stops is said once.
+    /// The next event of the socket, or the result of `work`, whichever is first. The socket is read
+    /// only while there is `room`; fed frames go out when there is nothing else to do. That the
+    /// server stops is reported once.
     pub(super) async fn turn<T>(
         &mut self,
         room: bool,
@@ -266,7 +266,7 @@ impl ServerSocket {
         }
     }
 
-    /// Makes a reply ready to be sent; false when the peer is gone or takes nothing.
+    /// Prepares a reply for sending; false when the peer is gone or takes nothing.
     pub(super) async fn feed(&mut self, text: String) -> bool {
         let fed = self.inner.feed(Message::Text(text.into())).await.is_ok();
         self.unsent = true;
@@ -367,7 +367,7 @@ impl ServerSocket {
         }
     }
 
-    /// A peer that is not read cannot be heard, but a write shows whether it is gone.
+    /// Reading is paused, so no sign of life can come, but a write shows whether the peer is gone.
     async fn send_ping(&mut self) {
         self.write(Message::Ping(Vec::new().into())).await;
         self.next_beat();
@@ -438,7 +438,7 @@ fn size(message: &Message) -> usize {
     }
 }
 
-/// What a close frame says.
+/// The content of a close frame.
 struct CloseReason {
     code: u16,
     reason: &'static str,

@@ -1,4 +1,4 @@
-//! What a step showed, in parts, as every form of export has it.
+//! The parts of a step's observation, as every form of export has them.
 //!
 //! Invariant: JSON that was recorded is given as the text that it was.
 
@@ -69,7 +69,7 @@ pub(super) fn exported_reply(outcome: &StoredOutcome) -> Result<ExportedReply, L
     Ok(ExportedReply { observation: Some(observation), reward, done, metadata, error: None })
 }
 
-/// Tells a call.
+/// Converts a call.
 pub(super) fn call(call: &StoredCall) -> Result<ExportedCall<'_>, LogError> {
     Ok(ExportedCall {
         id: call.id.as_deref(),

@@ -52,7 +52,7 @@ pub(super) struct Rows<W: Write + Send> {
     group: Group,
 }
 
-/// The columns of rows that are still to be written. Absent values are none.
+/// The columns of rows still to be written. Absent values are null.
 #[derive(Default)]
 struct Group {
     rows: usize,

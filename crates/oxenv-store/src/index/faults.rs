@@ -33,14 +33,14 @@ const NO_BOUNDS: &str = "no bounds";
 const BEFORE: &str = "before";
 const BEHIND: &str = "behind";
 
-/// Keeps what was found while reading. False if it is no fault of the record.
+/// Keeps what was found while reading. False if it is not a fault of the record.
 pub(super) fn keep(transaction: &Transaction<'_>, fault: &LogError) -> rusqlite::Result<bool> {
     let Some(row) = Row::of(fault) else { return Ok(false) };
     row.put(transaction, true)?;
     Ok(true)
 }
 
-/// Looks at what can be seen at the end alone; gives what was not known.
+/// Looks at what can be seen at the end alone; returns what was not known.
 pub(super) fn at_the_end(
     transaction: &Transaction<'_>,
     folder: &Path,
@@ -127,7 +127,7 @@ fn rows(connection: &Connection, which: &str) -> rusqlite::Result<Vec<Row>> {
 }
 
 impl Row {
-    /// None for what is no fault of the record, but of reading it.
+    /// None for what is not a fault of the record, but of reading it.
     fn of(fault: &LogError) -> Option<Row> {
         let segment = segment::number(fault.path()).unwrap_or(0);
         let row = |kind, offset, bytes, reason: &str| {

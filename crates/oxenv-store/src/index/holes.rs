@@ -1,7 +1,7 @@
 //! What of a session is missing from the record, or may be.
 //!
-//! Invariant: a session without a hole has every entry that was acknowledged, as far as the log can
-//! tell; `docs/records.md` says how far that is.
+//! Invariant: a session without a hole has every entry that was acknowledged, as far as the log
+//! shows; `docs/records.md` describes how far that is.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -122,7 +122,7 @@ fn changed(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Re
     rows.collect()
 }
 
-/// A session is written by one writer alone, so what others wrote is none of its.
+/// A session is written by one writer alone, so entries of other writers are not its own.
 fn end(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Result<Option<Hole>> {
     let find = "SELECT sessions.last_seq, faults.segment,
         CASE faults.kind WHEN 'changed' THEN 0 ELSE faults.offset END FROM sessions JOIN faults

@@ -22,7 +22,7 @@ use crate::stored::{self, RecordSummary};
 /// Maximum number of records of one transaction; between two of them others may read.
 const MAX_TRANSACTION_RECORDS: u64 = 50_000;
 
-/// How far the index has come.
+/// The progress of the index.
 #[derive(Debug)]
 struct Progress {
     /// The oldest segment.
@@ -31,15 +31,15 @@ struct Progress {
     reading: Reading,
     /// Where the last record that was read begins, to know it again.
     last: LogPosition,
-    /// What it was.
+    /// The checksum of that record.
     checksum: u32,
 }
 
-/// What one record brings.
+/// The content of one record.
 struct Arrival<'a> {
     brief: RecordSummary<'a>,
     at: LogPosition,
-    /// Of its text.
+    /// Bytes of its text.
     length: u32,
     /// Whether everything that its session did is in segments that should be there.
     complete: bool,
@@ -163,7 +163,7 @@ fn watched(
         known.insert(segment);
         let newest = segment == progress.reading.segment;
         let same = match look(folder, segment)? {
-            // Retention says what it removes; of format 1 nobody does.
+            // Retention records what it removes; of format 1 nothing does.
             None => extent.bounds.is_none_or(|bounds| segment < bounds.first),
             Some(now) if now == (bytes, modified) => true,
             Some((now, _)) if newest && now > bytes => true,
@@ -310,7 +310,7 @@ impl Arrival<'_> {
         if self.brief.event == "opened" {
             self.opened(transaction, sessions)?;
         }
-        // The session of an entry that nobody opened was opened in a segment that is gone.
+        // The session of an entry without an opening was opened in a segment that is gone.
         let Some(seen) = session(transaction, sessions, &self.brief.session)? else {
             return self.unopened(transaction);
         };

@@ -90,7 +90,7 @@ pub(super) fn path(folder: &Path) -> PathBuf {
     folder.join("index.sqlite")
 }
 
-/// What became of opening the index.
+/// The result of opening the index.
 pub(super) struct Opened {
     pub(super) connection: Connection,
     /// Why it is in memory, if it is.
@@ -147,12 +147,12 @@ pub(super) fn clear(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Opens the file, and makes its tables if they are not those of this version.
 pub(super) fn connect(folder: &Path) -> rusqlite::Result<Connection> {
-    // SQLite makes files that everybody can read; those beside it get the permissions of this one. Why it
-    // cannot be made, SQLite says so.
+    // SQLite makes files that every user can read; those beside it get the permissions of this one. If it
+    // cannot be made, SQLite reports why.
     let _ = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path(folder));
     let connection = Connection::open(path(folder))?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    // What a crash of the machine takes from the index is read from the log again.
+    // What a crash of the machine removes from the index is read from the log again.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     prepare(connection)

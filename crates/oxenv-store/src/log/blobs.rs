@@ -17,7 +17,7 @@ use crate::error::LogError;
 /// The folder of the blobs, within that of the log.
 const FOLDER: &str = "blobs";
 
-/// A value that is to be kept beside the log.
+/// A value to keep beside the log.
 #[derive(Debug)]
 pub(crate) struct Blob {
     /// The name: 64 hexadecimal digits.
@@ -34,7 +34,7 @@ impl Blob {
 
 /// The file of a blob.
 pub(crate) fn path(folder: &Path, sha256: &str) -> PathBuf {
-    // What is no hash must not name a file elsewhere.
+    // An invalid hash must not name a file elsewhere.
     let plain = sha256.len() == 64 && sha256.bytes().all(|digit| digit.is_ascii_hexdigit());
     let sha256 = if plain { sha256 } else { "no-hash" };
     folder.join(FOLDER).join(&sha256[..2]).join(sha256)
@@ -45,7 +45,7 @@ pub(crate) fn list_path(segment: &Path) -> PathBuf {
     segment.with_extension("blobs")
 }
 
-/// Reads a blob and checks that it is what its name says.
+/// Reads a blob and checks it against its name.
 pub(crate) fn read(folder: &Path, sha256: &str) -> Result<String, LogError> {
     let path = path(folder, sha256);
     let fault = |reason: &str| LogError::Blob { path: path.clone(), reason: reason.to_owned() };
@@ -91,7 +91,7 @@ pub(super) fn append_names(segment: &Path, names: &[&str], durable: bool) -> io:
         return Err(no_file());
     }
     let mut list = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    // A name whose end is missing ends here, and is no name.
+    // A name that is cut off ends here, and is invalid.
     if list.metadata()?.len() % 65 != 0 {
         text.insert(0, '\n');
     }

@@ -1,7 +1,7 @@
 //! Where the log begins and ends: the file `log-bounds.json` beside the segments.
 //!
-//! Invariant: what retention removes is said before it is removed, and a new segment is there before
-//! it is said, so a segment within the bounds that is not there was removed by somebody else.
+//! Invariant: what retention removes is recorded before it is removed, and a new segment is there
+//! before it is recorded, so a missing segment within the bounds was removed by something else.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use super::segment::{self, SegmentSummary};
 use super::{read_plain, sync_folder};
 use crate::error::LogError;
 
-/// So often the bounds are read again when segments were removed meanwhile.
+/// How often the bounds are read again when segments were removed meanwhile.
 const MAX_TRIES: usize = 10;
 
 /// Where a log begins and ends.
@@ -25,8 +25,8 @@ pub(crate) struct Bounds {
     pub(crate) first: u64,
     /// The newest segment.
     pub(crate) last: u64,
-    /// What the newest one held when its writer ended; absent while it is written, and when its writer
-    /// was killed.
+    /// The content of the newest one when its writer ended; absent while it is written, and when its
+    /// writer was killed.
     #[serde(default)]
     pub(crate) end: Option<SegmentSummary>,
 }
@@ -44,7 +44,7 @@ pub(crate) fn path(folder: &Path) -> PathBuf {
     folder.join("log-bounds.json")
 }
 
-/// None where they are missing, cannot be read, or are none that a writer leaves.
+/// `None` where they are missing, cannot be read, or were not left by a writer.
 pub(crate) fn read(folder: &Path) -> Option<Bounds> {
     let bounds: Bounds = serde_json::from_slice(&read_plain(&path(folder)).ok()?).ok()?;
     let Bounds { first, last, end } = bounds;

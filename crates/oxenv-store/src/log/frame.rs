@@ -21,7 +21,7 @@ pub(crate) enum FramePiece {
     Frame {
         /// Where it begins, in bytes from where reading began.
         offset: u64,
-        /// Where its text is, for [`Frames::text`], until the next piece is asked for.
+        /// Where its text is, for [`Frames::text`], until the next piece is read.
         text: Range<usize>,
     },
     /// Bytes that are no frame, between frames.
@@ -47,7 +47,7 @@ pub(crate) struct Frames<R> {
     checksum: crc32fast::Hasher,
 }
 
-/// What a file, or its first part, holds.
+/// The content of a file, or of its first part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Content {
     /// How many bytes.

@@ -1,7 +1,7 @@
 //! Group commit: entries of all sessions come together in memory, and one thread writes them.
 //!
 //! Invariant: an entry's work is ready only when its batch was written as safely as was asked, or
-//! failed. Nobody waits for the disk but the thread; a session that waits is woken once.
+//! failed. Only the thread waits for the disk; a session that waits is woken once.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -23,7 +23,7 @@ use super::writer::{COMPLAINT_INTERVAL, WriteError, Writer};
 use super::{LogOptions, WriteLag, frame, line};
 use crate::error::LogError;
 
-/// Bytes that have come together at which the thread is woken to write, whether anybody waits or not.
+/// Number of collected bytes that wakes the thread to write, whether or not an entry waits.
 const FLUSH_BYTES: usize = 128 * 1024;
 /// A buffer that had to grow beyond this is given back.
 const MAX_KEPT_BUFFER: usize = 1024 * 1024;
@@ -40,13 +40,13 @@ pub(super) struct Group {
 
 struct GroupShared {
     next: Mutex<NextBatch>,
-    /// Whether the thread sleeps, and nobody has woken it.
+    /// Whether the thread sleeps and has not been woken.
     asleep: AtomicBool,
     thread: OnceLock<thread::Thread>,
     failed: AtomicU64,
 }
 
-/// What is written next.
+/// The entries to write next.
 #[derive(Default)]
 struct NextBatch {
     frames: Vec<u8>,
@@ -54,11 +54,11 @@ struct NextBatch {
     lag: WriteLag,
     /// What of the lag the thread is writing now.
     writing: WriteLag,
-    /// What was refused and is not named in the log yet.
+    /// Refused entries that are not named in the log yet.
     unwritten: Unwritten,
     batch: Arc<Batch>,
     closing: bool,
-    /// Whether the thread ended although nobody asked.
+    /// Whether the thread ended without a request to end.
     lost: bool,
 }
 
@@ -93,7 +93,7 @@ impl Group {
             Thread { shared: Arc::clone(&shared), writer, unwritten: Unwritten::default(), complained: None };
         let thread = thread::Builder::new().name("oxenv-log".to_owned()).spawn(move || body.run());
         let thread = thread.map_err(LogError::io(folder))?;
-        // Nobody else sets it.
+        // Nothing else sets it.
         let _ = shared.thread.set(thread.thread().clone());
         Ok(Group {
             shared,
@@ -161,7 +161,7 @@ impl Drop for Group {
         self.shared.next.lock().closing = true;
         self.shared.wake_thread();
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so.
+            // A thread that panicked has reported it.
             let _ = thread.join();
         }
     }
@@ -185,8 +185,8 @@ impl Future for SegmentSummary {
         if let Some(outcome) = self.batch.outcome.get() {
             return Poll::Ready(outcome.clone());
         }
-        // Whatever else is ready to run goes first: its entries then go into the same write. Who is
-        // alone is asked again at once.
+        // Whatever else is ready to run goes first: its entries then go into the same write. A
+        // single task is polled again at once.
         if !self.polled && self.shared.asleep.load(Ordering::Acquire) {
             self.polled = true;
             context.waker().wake_by_ref();
@@ -220,7 +220,7 @@ impl Drop for SegmentSummary {
     }
 }
 
-/// What the writing thread has.
+/// The state of the writing thread.
 struct Thread {
     shared: Arc<GroupShared>,
     writer: Writer,
@@ -229,16 +229,16 @@ struct Thread {
     complained: Option<Instant>,
 }
 
-/// What the thread took to write.
+/// The entries that the thread took to write.
 struct Taken {
     frames: Vec<u8>,
     blobs: Vec<Blob>,
     batch: Arc<Batch>,
-    /// What was refused since the last batch was taken.
+    /// Entries refused since the last batch was taken.
     refused: Unwritten,
 }
 
-/// What the thread has to do next.
+/// The thread's next work.
 enum WriterTask {
     Write(Taken),
     Sleep,
@@ -324,7 +324,7 @@ impl Thread {
         outcome
     }
 
-    /// Tells what is left to tell, now that nothing more comes.
+    /// Reports what is left to report, now that nothing more comes.
     fn end(&mut self) {
         self.unwritten.append(std::mem::take(&mut self.shared.next.lock().unwritten));
         if !self.unwritten.is_empty()
@@ -360,7 +360,7 @@ impl Thread {
 
 impl Batch {
     fn finish(&self, outcome: Result<(), Failure>) {
-        // Nobody else sets it.
+        // Nothing else sets it.
         let _ = self.outcome.set(outcome);
         let waiting = std::mem::take(&mut *self.waiting.lock());
         waiting.into_iter().for_each(Waker::wake);
@@ -447,7 +447,7 @@ mod tests {
         troubles: Troubles,
         full: bool,
         operations: Sender<&'static str>,
-        /// Each write waits for a word from here, if there is one.
+        /// Each write waits for a message from here, if there is a channel.
         gate: Option<Arc<Mutex<Receiver<()>>>>,
     }
 
@@ -590,8 +590,8 @@ mod tests {
         let mut options = options(Durability::Process);
         options.behind_bytes = 20_000;
         let (group, operations_seen, _) = group(&folder, options, Some(gate));
-        // Nobody waits for this one, so the thread is told at once and meets the closed gate, behind what the
-        // segment begins with.
+        // No caller waits for this one, so the thread is notified at once and meets the closed gate, behind
+        // what the segment begins with.
         drop(group.append(&closed(0)));
         assert_eq!([operations_seen.recv(), operations_seen.recv()], [Ok("write"), Ok("write")]);
         let works: Vec<_> = (1..100).map(|seq| group.append(&closed(seq))).collect();

@@ -1,7 +1,7 @@
 //! Writes an entry as the JSON of its record.
 //!
 //! Invariant: texts pass through `redact` before they are written or hashed; raw JSON keeps its bytes
-//! otherwise. A value over the limit becomes a blob, and its key says so, so that a reference can
+//! otherwise. A value over the limit becomes a blob, and its key shows it, so that a reference can
 //! never be taken for data.
 
 use std::fmt::Display;
@@ -24,7 +24,7 @@ pub(super) struct ValueStyle<'a> {
     pub(super) inline: usize,
 }
 
-/// Appends the entry; gives the blobs that it names.
+/// Appends the entry; returns the blobs that it names.
 pub(super) fn write(out: &mut Vec<u8>, entry: &RecordEntry<'_>, style: &ValueStyle<'_>) -> Vec<Blob> {
     let mut object = ObjectWriter { out, style, blobs: Vec::new() };
     object.out.extend_from_slice(b"{\"v\":");
@@ -159,7 +159,7 @@ fn result_of(object: &mut ObjectWriter<'_>, result: &ToolResult) {
     let mut text = String::new();
     result.write_mcp(&mut text);
     object.json(["result", "result_blob"], &text);
-    // MCP has objects alone; what was put into one to be sent is taken out again by the reader.
+    // MCP has only objects; a value that was wrapped in one to be sent is unwrapped by the reader.
     if matches!(result.structured, Structured::Wrapped(_)) {
         object.number("wrapped", true);
     }
@@ -233,7 +233,7 @@ impl ObjectWriter<'_> {
         self.member(key, &value);
     }
 
-    /// A text that somebody else chose, and that may hold a secret.
+    /// A text of unknown origin, which may hold a secret.
     fn foreign_text(&mut self, key: &str, value: &str) {
         match self.style.redact {
             None => self.text(key, value),
@@ -259,8 +259,8 @@ impl ObjectWriter<'_> {
     }
 }
 
-/// A secret within a string leaves JSON behind; one that is a number does not, and then nothing of
-/// the value is kept.
+/// A secret within a string leaves JSON behind; a secret that is a number does not, and then the
+/// whole value is dropped.
 fn keep_valid_json(redacted: String, original: &str) -> String {
     let kept = redacted == original || serde_json::from_str::<&RawValue>(&redacted).is_ok();
     if kept { redacted } else { "\"***\"".to_owned() }

@@ -67,11 +67,11 @@ pub(crate) struct RecordCursor {
     folder: PathBuf,
     reading: Reading,
     current: Option<Current>,
-    /// What was found between two segments and is still to be returned.
+    /// Errors found between two segments and not returned yet.
     faults: VecDeque<LogError>,
 }
 
-/// How far a log was read, for reading on later.
+/// The position up to which a log was read, for reading on later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reading {
     /// The segment that is read, or will be read next.
@@ -80,7 +80,7 @@ pub(crate) struct Reading {
     pub(crate) content: Content,
     /// Whether any of that could not be.
     damaged: bool,
-    /// Whether it says that it is another segment, so that its records are passed over.
+    /// Whether its own description names another segment, so that its records are passed over.
     misplaced: bool,
     /// The segment that the writer of this one began with, where that is known.
     pub(crate) run: Option<u64>,
@@ -176,7 +176,7 @@ impl RecordCursor {
         LogPosition { segment: self.reading.segment, offset: self.content().bytes }
     }
 
-    /// How far it has come.
+    /// Its position.
     pub(crate) fn reading(&self) -> Reading {
         Reading { content: self.content(), ..self.reading.clone() }
     }
@@ -186,7 +186,7 @@ impl RecordCursor {
         self.reading.run
     }
 
-    /// Whether something was found that is still to be returned.
+    /// Whether an error was found that is not returned yet.
     pub(crate) fn has_more_to_tell(&self) -> bool {
         !self.faults.is_empty()
     }
@@ -242,7 +242,7 @@ impl RecordCursor {
         self.current.as_ref().map_or(&[], |current| current.frames.text(found.text.clone()))
     }
 
-    /// What is wrong with the record that was found last.
+    /// What is wrong with the record found last.
     pub(crate) fn unreadable(&self, found: &FoundRecord, reason: String) -> LogError {
         LogError::Unreadable { path: self.path(), offset: found.at.offset, reason }
     }
@@ -282,7 +282,7 @@ impl RecordCursor {
         }
     }
 
-    /// Takes in what a segment says about itself and the one before it.
+    /// Takes in a segment's description of itself and the one before it.
     fn join(&mut self, found: &FoundRecord) {
         let head = serde_json::from_slice::<Head>(self.text(found)).ok();
         let Some(head) = head.filter(|head| head.event == "segment") else {
@@ -306,7 +306,7 @@ impl RecordCursor {
         let SegmentSummary { segment, content } = left.written;
         let path = segment::path(&self.folder, segment);
         let known = head.previous.filter(|was| was.segment == segment);
-        // A writer that was killed while it began one leaves it to the next to tell what it is.
+        // If a writer was killed while it began a segment, the next one describes it.
         if !left.begun && known.is_none() {
             self.faults.push_back(no_beginning(path));
             return;
@@ -342,7 +342,7 @@ impl RecordCursor {
             Reading { left: self.reading.left.take(), run: self.reading.run, ..Reading::from(next) };
     }
 
-    /// Opens the segment that is next; false while there is none.
+    /// Opens the next segment; false while there is none.
     fn begin(&mut self) -> Result<bool, LogError> {
         let path = self.path();
         match segment::frames(&path) {
@@ -350,9 +350,9 @@ impl RecordCursor {
                 self.current = Some(Current { path, frames });
                 Ok(true)
             }
-            // It is still to be begun, unless somebody has gone on to the next one.
+            // It is still to be begun, unless a writer has gone on to the next one.
             Ok(None) => self.pass_over(&path),
-            // It was removed because it was old, or the log is still to be begun.
+            // It was removed because it was old, or the log has not begun.
             Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => self.skip(),
             Err(error) => Err(error),
         }
@@ -364,7 +364,7 @@ impl RecordCursor {
         self.begin()
     }
 
-    /// Goes on behind a segment whose first line is not whole, which the next one describes.
+    /// Goes on behind a segment with an incomplete first line, which the next one describes.
     fn pass_over(&mut self, path: &Path) -> Result<bool, LogError> {
         let segment = self.reading.segment;
         let Some(next) = self.later()? else { return Ok(false) };

@@ -73,7 +73,8 @@ pub(super) fn retain(
     sweep(folder).map(|_| ())
 }
 
-/// Removes the lists of segments that are gone, and what only those name. Gives the bytes of blobs.
+/// Removes the lists of segments that are gone, and what only those name. Returns the bytes of
+/// blobs.
 fn sweep(folder: &Path) -> Result<u64, LogError> {
     let mut stay = HashSet::new();
     let mut go = Vec::new();

@@ -23,7 +23,7 @@ pub(crate) const FORMAT_VERSION: u64 = 2;
 const OLDEST_VERSION: u64 = 1;
 /// No segment has a greater number.
 pub(crate) const MAX_NUMBER: u64 = i64::MAX as u64 / 2;
-/// What the first line says before the version.
+/// The content of the first line before the version.
 const MAGIC: &[u8] = b"oxenv-log ";
 /// The first line of a segment of this version.
 const FIRST_LINE: &[u8] = b"oxenv-log 2\n";
@@ -38,7 +38,7 @@ pub(super) trait Sink: Send {
     fn truncate(&mut self, length: u64) -> io::Result<()>;
 }
 
-/// What a segment says about itself. What is absent is so in format 1.
+/// A segment's description of itself. Absent fields are absent in format 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Head {
     pub(crate) event: String,
@@ -61,7 +61,7 @@ pub(crate) struct SegmentSummary {
     pub(crate) content: Content,
 }
 
-/// What was found in the segment that was written last.
+/// The content of the segment that was written last.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SegmentEnd {
     /// Everything in it.
@@ -87,7 +87,8 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<u64>, LogError> {
         let entry = entry.map_err(LogError::io(folder))?;
         let path = entry.path();
         let Some(number) = number(&path) else { continue };
-        // What is no file, such as a named pipe, is no segment; a link is what it leads to.
+        // Anything that is not a file, such as a named pipe, is not a segment; a link counts as its
+        // target.
         let kind = entry.file_type().map_err(LogError::io(&path))?;
         if kind.is_file() || kind.is_symlink() && path.is_file() {
             numbers.push(number);
@@ -192,7 +193,7 @@ impl Head {
         Head { event, segment, created_us, server, run: Some(run), previous }
     }
 
-    /// What a new segment begins with.
+    /// The beginning of a new segment.
     pub(super) fn text(&self) -> Vec<u8> {
         let mut text = FIRST_LINE.to_vec();
         // Writing to a vector cannot fail.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::frame::{self, Content, FramePiece, Frames};
 use crate::stored::{self, MAX_SEQ};
 
-/// So many runs of entries are remembered while nothing can be written.
+/// Maximum number of runs of entries that are remembered while nothing can be written.
 const MAX_RANGES: usize = 10_000;
 
 /// The event of the record that names them, and how the record begins.

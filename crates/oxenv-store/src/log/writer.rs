@@ -51,7 +51,7 @@ pub(super) struct Writer {
 pub(super) struct WriteError {
     /// The segment's file.
     pub(super) path: PathBuf,
-    /// What the operating system said.
+    /// The operating system's error.
     pub(super) error: io::Error,
 }
 
@@ -95,7 +95,7 @@ impl Writer {
             unsynced: None,
         };
         let recovery = writer.take_over(&segments, known)?;
-        // What its writer said of its end stands, whatever became of it since.
+        // Its writer's record of its end stays valid, whatever happened to it since.
         writer.previous = bounds.end.filter(|end| end.segment + 1 == writer.number).or(writer.previous);
         writer.run = writer.number;
         let durable = writer.durable();
@@ -110,7 +110,8 @@ impl Writer {
         let mut named = HashSet::new();
         let end = segment::end(&path, |text| named.extend(blobs::named_in(text).map(str::to_owned)))?;
         let mut previous = Some(SegmentSummary { segment: *last, content: end.content });
-        // Its beginning was there when the bounds were written, so nobody vouches for what is there now.
+        // Its beginning was there when the bounds were written, so its present content is not vouched
+        // for.
         if !end.begun && known.is_some_and(|bounds| bounds.last >= *last) {
             previous = None;
         }
@@ -126,13 +127,13 @@ impl Writer {
     /// Writes a batch of frames and the blobs that they name. Afterwards it is as safe as was asked.
     pub(super) fn commit(&mut self, frames: &[u8], blobs: &[Blob]) -> Result<(), WriteError> {
         self.write(frames, blobs).map_err(|error| {
-            // At once if it can be, so that nothing of a failed batch is found later.
+            // At once if possible, so that nothing of a failed batch is found later.
             let _ = self.cut();
             WriteError { path: self.path(), error }
         })
     }
 
-    /// When what was written has to be brought to the disk.
+    /// When written bytes have to be flushed to the disk.
     pub(super) fn sync_due(&self) -> Option<Instant> {
         let Durability::Interval(interval) = self.durability else { return None };
         Some(after(self.unsynced?, interval))
@@ -147,7 +148,7 @@ impl Writer {
         self.sync_file().map_err(|error| WriteError { path: self.path(), error })
     }
 
-    /// Says what the log holds, now that nothing more is written.
+    /// Records what the log holds, now that nothing more is written.
     pub(super) fn end(&mut self) -> Result<(), WriteError> {
         let fault = |path: PathBuf| move |error| WriteError { path, error };
         if self.content.bytes == 0 {
@@ -200,7 +201,7 @@ impl Writer {
         self.file.as_mut().map_or(Ok(()), |file| file.sync())
     }
 
-    /// Appends bytes, which do not count until the caller says so.
+    /// Appends bytes, which do not count until the caller confirms them.
     fn append(&mut self, mut rest: &[u8]) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Err(ErrorKind::NotFound.into()) };
         self.torn = true;

@@ -87,7 +87,7 @@ struct BlobName {
     bytes: u64,
 }
 
-/// What a record says of a session; none for what the log says about itself.
+/// What a record holds about a session; none for a record about the log itself.
 pub(crate) fn read<'a>(payload: &'a [u8]) -> Result<Option<RecordSummary<'a>>, String> {
     // A record about entries that could not be written has a list of them.
     if unwritten::UnwrittenMark::read(payload).is_some() {
@@ -182,7 +182,7 @@ impl StoredCallRecord<'_> {
     }
 }
 
-/// A value that is `null` is there all the same.
+/// A value that is `null` is still present.
 fn present<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }

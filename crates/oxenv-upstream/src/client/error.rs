@@ -22,7 +22,7 @@ pub(crate) enum UpstreamError {
 /// What stood in the way, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FaultCause {
-    /// There is no connection: nobody listens there, or the name is not known.
+    /// There is no connection: nothing listens there, or the name is not known.
     Connect,
     /// There is no safe connection.
     Tls,
@@ -55,7 +55,7 @@ const INTERNAL: i32 = -32603;
 const REPLACED: &str = "streamable HTTP session was re-initialized before the response arrived";
 
 impl UpstreamError {
-    /// The fault as rmcp tells it.
+    /// The fault as rmcp reports it.
     pub(crate) fn of_service(error: ServiceError) -> Self {
         match error {
             ServiceError::McpError(error) if error.message == REPLACED => {
@@ -72,7 +72,7 @@ impl UpstreamError {
         }
     }
 
-    /// The same with its texts changed.
+    /// This error with its texts changed.
     pub(crate) fn map(self, change: impl Fn(&str) -> String) -> Self {
         match self {
             UpstreamError::Unavailable(text) => UpstreamError::Unavailable(change(&text)),
@@ -101,7 +101,7 @@ impl UpstreamError {
                 };
                 let error = ToolError::new(category, fault.message);
                 match fault.data["oxenv"]["code"].as_str() {
-                    // The worker of a Python file says so of what its function returned.
+                    // The worker of a Python file reports this about its function's return value.
                     Some("INVALID_RESULT") => error.with_code(ErrorCode::InvalidResult),
                     _ => error,
                 }
@@ -121,7 +121,7 @@ impl UpstreamError {
 }
 
 impl FaultCause {
-    /// The cause of what rmcp tells.
+    /// The cause of what rmcp reports.
     pub(crate) fn of_service(error: &ServiceError) -> Self {
         match error {
             ServiceError::McpError(error) if error.message == REPLACED => FaultCause::Lost,
@@ -183,7 +183,7 @@ fn of_transport(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Upst
             let retry = retry_after.map_or_else(String::new, |after| format!(", retry after {after}"));
             UpstreamError::Unavailable(format!("{says}{retry}"))
         }
-        // Who answers so has not looked into the request.
+        // A server that answers so has not looked into the request.
         FaultCause::Status { status: 401 | 403 | 404 | 405 | 406 | 415, .. }
         | FaultCause::Connect
         | FaultCause::Tls
@@ -195,7 +195,7 @@ fn of_transport(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Upst
     }
 }
 
-/// A transport's error in words, with its causes.
+/// A transport's error as text, with its causes.
 pub(crate) fn describe(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
     match error.downcast_ref::<Http<reqwest::Error>>() {
         // It does not name the error that it holds as its cause.

@@ -44,7 +44,8 @@ pub(crate) struct Endpoint {
 }
 
 /// How often a stream that broke is taken up again, which repeats no request: after 0.2, 0.4, 0.8 and 1.6
-/// seconds, or as the server asks. Then the calls that wait for it are lost, rather than waiting for ever.
+/// seconds, or as the server asks. Then the calls that wait for it fail, rather than waiting without
+/// limit.
 #[derive(Debug)]
 struct Resumption;
 
@@ -79,7 +80,7 @@ impl Endpoint {
         Ok(Endpoint { url, client, renews: true })
     }
 
-    /// The same, whose connections do not begin a new session by themselves when the server has forgotten
+    /// A client whose connections do not begin a new session by themselves when the server has forgotten
     /// theirs.
     pub(crate) fn without_renewal(self) -> Self {
         Endpoint { renews: false, ..self }
@@ -143,8 +144,8 @@ impl Client {
         };
         let news = self.traffic.news_begun();
         if session.is_some() && !news.is_cancelled() {
-            // What a server asks or tells during a request may come over the stream of news; without one it
-            // would be lost.
+            // What a server asks or reports during a request may come over the stream of news; without one
+            // it would be lost.
             let _ = timeout(STREAM_GRACE, news.cancelled()).await;
         }
         let post = Post { url: &uri, message: &message, id, session, headers };
@@ -189,7 +190,7 @@ impl StreamableHttpClient for Client {
         };
         let in_session = session.is_some();
         let posting = self.send(uri, message, session, authorization, headers, longest);
-        // rmcp waits for the answer to a greeting also when nobody does any more.
+        // rmcp waits for the answer to a greeting even when its caller no longer does.
         let posted = tokio::select! {
             posted = posting => posted?,
             () = self.traffic.closed().cancelled() => return Err(StreamableHttpError::TransportChannelClosed),
@@ -207,8 +208,8 @@ impl StreamableHttpClient for Client {
                 if in_session && says_no_session(error.error.code, &error.error.message) {
                     return Err(StreamableHttpError::SessionExpired);
                 }
-                // The answer to this POST is about its request, also when it does not say so; without the
-                // number, the request would wait for ever.
+                // The answer to this POST belongs to its request, even if it does not say so; without the
+                // number, the request would wait without limit.
                 error.id = Some(request);
                 Ok(StreamableHttpPostResponse::Json(ServerJsonRpcMessage::Error(error), session))
             }
@@ -266,8 +267,8 @@ impl StreamableHttpClient for Client {
     }
 }
 
-/// Whether a server says by an error, instead of status 404, that it does not know the session, so that
-/// the request was not delivered. Servers after the TypeScript SDK's examples do.
+/// Whether a server reports by an error, instead of status 404, that it does not know the session, so
+/// that the request was not delivered. Servers modelled on the TypeScript SDK's examples do.
 fn says_no_session(code: ErrorCode, message: &str) -> bool {
     let known =
         ["Bad Request: No valid session ID", "Bad Request: Server not initialized", "Session not found"];

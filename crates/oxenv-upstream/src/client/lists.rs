@@ -1,6 +1,6 @@
 //! What an upstream offers: its lists, page by page, in our own shape.
 //!
-//! Invariant: an item that cannot be offered is left out by itself, with a warning; it hides no other.
+//! Invariant: an item that cannot be offered is left out alone, with a warning; it hides no other.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -34,7 +34,7 @@ pub(crate) struct Lists {
     pub(crate) extras: Arc<ResourcesAndPrompts>,
 }
 
-/// Which lists an upstream says that it has.
+/// Which lists an upstream declares.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ListCapabilities {
     pub(crate) tools: bool,
@@ -83,7 +83,7 @@ impl Lists {
         self.tools.iter().find(|known| known.name == name)
     }
 
-    /// The same lists as `other`, by pointer, as far as they say the same.
+    /// The lists, sharing pointers with `other` where they are equal.
     pub(crate) fn sharing(mut self, other: &Lists) -> Self {
         if self.tools == other.tools {
             self.tools = other.tools.clone();
@@ -154,7 +154,7 @@ async fn all(
     Ok(list.items)
 }
 
-/// What was read of a list.
+/// The part of a list that was read.
 #[derive(Default)]
 struct List {
     items: Vec<Value>,
@@ -167,7 +167,7 @@ impl List {
         self.items.len() >= MAX_ITEMS || self.bytes >= MAX_LIST
     }
 
-    /// Adds the items of a page; gives the cursor of the next.
+    /// Adds the items of a page; returns the cursor of the next.
     fn take_page(
         &mut self,
         text: &str,

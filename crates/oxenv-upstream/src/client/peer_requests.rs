@@ -47,7 +47,7 @@ pub(super) struct PeerRequests<T> {
     unsent_bytes: usize,
 }
 
-/// What a caller answered.
+/// A caller's answer.
 struct AnsweredRequest {
     id: RequestId,
     /// The length of the question.
@@ -77,7 +77,7 @@ impl<T: Transport<RoleClient>> PeerRequests<T> {
         }
     }
 
-    /// Asks the caller whom a request is for.
+    /// Asks the caller that a request is for.
     fn ask(&mut self, id: RequestId, request: ServerRequest) -> Result<(), RequestError> {
         let question = PeerQuestion::of(request)?;
         if self.withdrawals.contains_key(&id) {
@@ -131,7 +131,7 @@ impl<T: Transport<RoleClient>> PeerRequests<T> {
         }
         self.unsent_bytes += bytes;
         let sending = self.inner.send(answer);
-        // In a task of its own: a pipe that is being written to must not wait until somebody receives.
+        // In a task of its own: a pipe that is being written to must not wait for a receiver.
         self.unsent.spawn(async move {
             if let Err(error) = sending.await {
                 tracing::debug!(%error, "an answer did not reach the server that asked");

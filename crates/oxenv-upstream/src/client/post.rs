@@ -41,7 +41,7 @@ const JSON: &str = "application/json";
 pub(super) type Fault = StreamableHttpError<reqwest::Error>;
 type Events = BoxStream<'static, Result<Sse, SseError>>;
 
-/// A request that is ready to be posted.
+/// A request that can be posted.
 pub(super) struct Post<'a> {
     pub(super) url: &'a str,
     pub(super) message: &'a ClientJsonRpcMessage,
@@ -147,7 +147,7 @@ pub(super) fn report_end(events: Events, traffic: Arc<ConnectionState>) -> Event
     events.inspect(broken).chain(end).boxed()
 }
 
-/// A message whose result is the text of its result; nothing if it is none, or for rmcp.
+/// A message with its result as text; `None` if it has no result, or is for rmcp.
 fn quoted(data: &str, traffic: &ConnectionState) -> Option<String> {
     let (id, result) = stdio::result(data)?;
     let id = number(&id).filter(|id| traffic.awaits_text(*id))?;
@@ -155,7 +155,7 @@ fn quoted(data: &str, traffic: &ConnectionState) -> Option<String> {
     Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#))
 }
 
-/// What a status other than success says: a JSON-RPC error, or nothing but its status.
+/// The content of a status other than success: a JSON-RPC error, or nothing but the status.
 async fn refusal(response: Response, is_json: bool, id: RequestId) -> Result<ServerJsonRpcMessage, Fault> {
     let status = response.status();
     let challenge = header(&response, WWW_AUTHENTICATE.as_str());

@@ -31,12 +31,12 @@ pub(super) const MAX_REQUEST_BYTES: usize = 16 << 20;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TooLong;
 
-/// What becomes of the questions that a server asks.
+/// How a server's questions are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QuestionPolicy {
     /// Callers answer them.
     Passed,
-    /// There is nobody to answer, which the server learns in the handshake.
+    /// No client can answer; the server learns this in the handshake.
     Refused,
 }
 
@@ -105,7 +105,7 @@ impl PeerQuestion {
     /// Reads a request.
     ///
     /// # Errors
-    /// If it is none of those that callers answer.
+    /// If it is not one that callers answer.
     pub(super) fn of(request: ServerRequest) -> Result<Self, RequestError> {
         if request.extensions().get::<TooLong>().is_some() {
             let message = format!("the request is longer than {} MiB", MAX_REQUEST_BYTES >> 20);
@@ -144,10 +144,10 @@ impl PeerQuestion {
     }
 }
 
-/// Hands a question to its caller; gives what waits for the answer, until the question is withdrawn.
+/// Hands a question to its caller; returns a future of the answer, until the question is withdrawn.
 ///
 /// # Errors
-/// If there is no caller to be asked.
+/// If there is no caller to ask.
 pub(super) fn ask(
     traffic: &ConnectionState,
     question: PeerQuestion,
@@ -172,7 +172,8 @@ pub(super) fn ask(
     })
 }
 
-/// Waits for a response while the caller hears what the server says, and answers what it asks.
+/// Waits for a response; meanwhile the caller gets the server's messages and its questions are
+/// answered.
 pub(crate) async fn answer_while<T>(
     caller: &dyn CallerChannel,
     events: &mut mpsc::Receiver<ServerMessage>,
@@ -182,7 +183,7 @@ pub(crate) async fn answer_while<T>(
     let mut answers = FuturesUnordered::new();
     loop {
         tokio::select! {
-            // What came before the response is heard before it.
+            // Messages that came before the response are delivered before it.
             biased;
             Some(event) = events.recv() => match event {
                 ServerMessage::Note { note, .. } => caller.tell(note),

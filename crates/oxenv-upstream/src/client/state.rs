@@ -1,11 +1,11 @@
-//! What passes over one connection: which requests are in flight, for whom, and what the upstream says
-//! beside its answers.
+//! The state of one connection: which requests are in flight, for which callers, and what the upstream
+//! sends besides its answers.
 //!
 //! It sits between rmcp and the bytes. So a note is passed on in the order in which it came, before the
 //! answer that follows it, and a request's own number is the token of its progress.
 //!
-//! Invariant: what the upstream says about a call reaches that call alone. Where it does not say which
-//! call it means, and there is not exactly one, nobody hears it.
+//! Invariant: a message about a call reaches that call alone. Where it does not name its call, and
+//! there is not exactly one, it is dropped.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ const MAX_NOTE_BYTES: usize = 16 << 20;
 /// The least time between two ends of the stream of notifications after which lists are read anew.
 const NEWS_PAUSE: Duration = Duration::from_secs(30);
 
-/// What an upstream says during a call.
+/// A message of an upstream during a call.
 pub(crate) enum ServerMessage {
     /// For the caller to know.
     Note {
@@ -63,11 +63,11 @@ pub(crate) struct ForwardedQuestion {
     pub(crate) method: String,
     /// Its parameters.
     pub(crate) parameters: Value,
-    /// Where the answer goes; closed when nobody waits for it any more.
+    /// Where the answer goes; closed when the caller no longer waits for it.
     pub(crate) answer: oneshot::Sender<Result<Value, RequestError>>,
 }
 
-/// Whom an upstream may speak to during a request.
+/// Which callers an upstream may send messages to during a request.
 #[derive(Clone)]
 pub(crate) enum Listener {
     /// The request is our own.
@@ -85,7 +85,7 @@ impl MessageSender {
         (MessageSender { sender, room: Arc::new(Semaphore::new(MAX_NOTE_BYTES)) }, receiver)
     }
 
-    /// Passes a question on; false if the caller has too much to hear.
+    /// Passes a question on; false if the caller's queue is full.
     pub(crate) fn ask(&self, asked: ForwardedQuestion) -> bool {
         self.sender.try_send(ServerMessage::Asked(asked)).is_ok()
     }
@@ -101,11 +101,11 @@ impl MessageSender {
     }
 }
 
-/// What a request carries beside what rmcp knows of it.
+/// Our own data of a request, besides what rmcp keeps.
 pub(crate) struct Outgoing {
     /// Its parameters, where they are not with rmcp.
     pub(crate) parameters: Option<Box<RawValue>>,
-    /// Who listens during it.
+    /// The listener during the request.
     pub(crate) listener: Listener,
 }
 
@@ -127,9 +127,9 @@ pub(crate) struct ConnectionState {
 /// How a connection ended.
 #[derive(Clone)]
 pub(crate) struct ConnectionEnd {
-    /// In words.
+    /// As text.
     pub(crate) reason: String,
-    /// Whether the server went away, so that its exit says more.
+    /// Whether the server went away, so that its exit explains more.
     pub(crate) by_server: bool,
 }
 
@@ -221,7 +221,7 @@ impl ConnectionState {
         numbers.next().copied().filter(|_| numbers.next().is_none())
     }
 
-    /// Who answers questions that came with that request, or, if it is not known, during the only call.
+    /// The caller that answers questions of that request, or, if it is not known, of the only call.
     pub(crate) fn listener(&self, request: Option<i64>) -> Option<MessageSender> {
         let in_flight = self.in_flight.lock();
         let listener = match request {
@@ -237,7 +237,7 @@ impl ConnectionState {
         }
     }
 
-    /// Says that the lists must be read again.
+    /// Signals that the lists must be read again.
     pub(crate) fn lists_may_differ(&self) {
         self.lists_changed.notify_one();
     }

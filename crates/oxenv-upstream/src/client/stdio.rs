@@ -33,9 +33,9 @@ use oxenv_process::secret::Redactor;
 pub(crate) const MAX_LINE_BYTES: usize = 100 << 20;
 /// Messages that may come in one line.
 const MAX_BATCH: usize = 10_000;
-/// Bytes that may wait to be written to a server that does not read; a single message may be longer.
+/// Bytes that may wait for a server that does not read; a single message may be longer.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
-/// Messages that may wait to be written.
+/// Messages that may wait for writing.
 const MAX_QUEUED: usize = 16_384;
 /// A buffer that grew beyond this is given back after its line.
 const MAX_KEPT_BUFFER: usize = 1 << 20;
@@ -62,13 +62,14 @@ struct SkippedLines {
     logged: bool,
 }
 
-/// The way to the server. Lines are queued in the order of their sending; whoever writes takes all.
+/// The channel to the server. Lines are queued in the order of their sending; the task that writes
+/// takes all.
 struct LineWriter<W> {
     queue: Mutex<LineQueue>,
     write: tokio::sync::Mutex<Option<W>>,
 }
 
-/// Lines that nobody writes yet.
+/// Lines that are not being written yet.
 #[derive(Default)]
 struct LineQueue {
     lines: Vec<u8>,
@@ -187,7 +188,7 @@ where
                 Ok(()) => pipe.flush().await,
                 Err(error) => Err(error),
             };
-            // Nothing can be said to it any more, and a part of a message may have gone.
+            // Nothing can be sent to it any more, and a part of a message may have been written.
             written.inspect_err(|error| traffic.lost(format!("cannot be written to: {error}")))
         }
     }
@@ -233,7 +234,7 @@ impl<W: AsyncWrite + Unpin> LineWriter<W> {
         let mut write = self.write.lock().await;
         let queued = std::mem::take(&mut *self.queue.lock()).lines;
         if queued.is_empty() {
-            // Who had the pipe before took this line too.
+            // The previous writer of the pipe took this line too.
             return Ok(());
         }
         let write = write.as_mut().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
@@ -243,7 +244,7 @@ impl<W: AsyncWrite + Unpin> LineWriter<W> {
 }
 
 impl SkippedLines {
-    /// Tells of a line that is no message; once for each server, as it may print many.
+    /// Reports a line that is not a message; once for each server, as it may print many.
     fn report_skipped(&mut self, line: &str) {
         if std::mem::replace(&mut self.logged, true) {
             return;
@@ -259,7 +260,7 @@ impl SkippedLines {
 }
 
 impl ConnectionState {
-    /// Reads one message; nothing if it is none.
+    /// Reads one message; `None` if it is not one.
     fn read(&self, text: &str) -> Option<ServerJsonRpcMessage> {
         // A type of named fields can be read from a list as well.
         let envelope: Envelope<'_> = serde_json::from_str(text).ok().filter(|_| text.starts_with('{'))?;
@@ -294,7 +295,7 @@ impl ConnectionState {
     }
 }
 
-/// Reads what answers a request over HTTP, whatever number it bears; nothing if it is no answer.
+/// Reads the answer to a request over HTTP, whatever number it has; `None` if it is not an answer.
 pub(super) fn answer(text: &str, id: RequestId) -> Option<ServerJsonRpcMessage> {
     let text = text.trim_ascii();
     let envelope: Envelope<'_> = serde_json::from_str(text).ok().filter(|_| text.starts_with('{'))?;
@@ -331,7 +332,7 @@ fn request(method: String, parameters: Option<&RawValue>) -> ServerRequest {
     if method == "ping" {
         return ServerRequest::PingRequest(PingRequest::default());
     }
-    // Of an unknown method nobody wants the parameters.
+    // The parameters of an unknown method are not needed.
     let parameters = parameters.filter(|_| QUESTION_METHODS.contains(&method.as_str()));
     let parameters = parameters.and_then(|parameters| serde_json::from_str(parameters.get()).ok());
     ServerRequest::CustomRequest(CustomRequest::new(method, parameters))
@@ -448,7 +449,7 @@ mod tests {
         line.trim_end().to_owned()
     }
 
-    /// What comes of a line that the server writes while request 7 waits.
+    /// The result of a line that the server writes while request 7 waits.
     async fn received(line: &[u8]) -> Vec<ServerJsonRpcMessage> {
         let (mut lines, mut server, _reader) = pair();
         lines.send(request(7, "{}")).await.unwrap();
@@ -470,7 +471,7 @@ mod tests {
             None,
         ));
         let second = lines.send(ClientJsonRpcMessage::notification(cancelled.into()));
-        // Whoever is polled first, the request goes first.
+        // Whichever is polled first, the request goes first.
         second.await.unwrap();
         first.await.unwrap();
         let expected = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{ "a": 1e400 }}"#;

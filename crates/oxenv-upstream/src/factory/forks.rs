@@ -50,7 +50,7 @@ impl ToolFactory {
     }
 }
 
-/// The same session as its environment alone knows it.
+/// The session as its environment alone knows it.
 pub(super) fn without_toolbox<'a>(
     original: &'a mut CopySource<'_>,
     toolbox: &'a Arc<Toolbox>,

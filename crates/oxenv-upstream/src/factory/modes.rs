@@ -1,6 +1,6 @@
 //! What of a session can be forked or saved, by what its environment and its toolsets declare.
 //!
-//! Invariant: whatever is refused is refused by name, and before anything was made.
+//! Invariant: a refusal names what is refused, and comes before anything was made.
 
 use std::sync::Arc;
 

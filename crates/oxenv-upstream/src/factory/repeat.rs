@@ -1,8 +1,8 @@
 //! Calls that are made again, to bring the state of a toolset back that was declared with `on_fork: replay`.
 //!
 //! Invariant: only a new instance of the toolset gets them, in the order they were made in, and only those
-//! that policy and schema let through now; a call that comes to another result than the first time is a
-//! failure, never a fork in another state.
+//! that policy and schema let through now; a call with another result than the first time is a failure,
+//! never a fork in another state.
 
 use oxenv_core::{CallContext, CallRequest, CopySource, EpisodeCall, Failure, ForkMode, Mount, Toolbox};
 use oxenv_wire::{Delivered, ErrorCode, RawJson, ToolError, ToolResult};
@@ -17,13 +17,13 @@ const MAX_COMPARED_BYTES: usize = 8 << 10;
 pub(super) struct Repeat {
     /// Its number among the calls of the episode, from 1.
     number: usize,
-    /// Who made it: a role as policies name it.
+    /// The caller: a role as policies name it.
     principal: String,
     pub(super) toolset: String,
     /// The tool's name as it was called.
     tool: String,
     arguments: Option<RawJson>,
-    /// What came of it the first time.
+    /// The outcome of the first time.
     came: String,
 }
 
@@ -91,7 +91,7 @@ impl Repeat {
         if !toolbox.mounts().iter().any(|mount| mount.toolset.name() == toolset) {
             return Err(unrepeatable(&format!("there is no toolset '{toolset}'")));
         }
-        // What a tool is called depends on the tools of the others too.
+        // A tool's name depends on the tools of the others too.
         toolbox.settled().await;
         let found = toolbox.find(tool);
         if found.toolset().is_some_and(|owner| owner != toolset) {
@@ -108,7 +108,7 @@ impl Repeat {
         Err(self.failure(&outcome))
     }
 
-    /// What it means that the call came to another result.
+    /// The failure of a fork in which the call had another result.
     fn failure(&self, outcome: &Result<ToolResult, ToolError>) -> Failure {
         let Repeat { number, toolset, tool, .. } = self;
         let refused = match outcome {

@@ -1,7 +1,7 @@
 //! A session as bytes, and a new one from them: the environment's state, the workspace, calls to make again.
 //!
-//! Invariant: the bytes say which toolsets they are of and how those were forked, and only a manifest that
-//! says the same takes them.
+//! Invariant: the bytes name the toolsets they belong to and how those were forked, and only a manifest
+//! with the same toolsets accepts them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 use super::repeat::{self, Repeat};
 use super::{ToolFactory, forks, modes};
 
-/// What the bytes begin with; the number is the format's version. A length of 8 bytes follows, then that much
+/// The prefix of the bytes; the number is the format's version. A length of 8 bytes follows, then that much
 /// JSON, the environment's state and the workspace.
 const MAGIC: &[u8] = b"oxenv session of tools 2\n";
 /// The shortest path that agents may know a folder by. Anything shorter could be in a text by chance.
 const MIN_PATH_BYTES: usize = 16;
 
-/// What the bytes tell of themselves.
+/// The description that the bytes carry.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {

@@ -28,7 +28,7 @@ pub(super) struct BuiltinToolset {
 }
 
 impl BuiltinToolset {
-    /// The toolset of an entry. One that is not in the registry is empty and says so.
+    /// The toolset of an entry. One that is not in the registry is empty and reports that.
     pub(super) fn new(entry: ToolsetEntry, toolset: String, make: Builtin) -> Self {
         let found = make(&toolset);
         Self::over(found, entry, toolset, make)

@@ -1,6 +1,6 @@
 //! The slots of a toolset: one for the whole session or server, or one for each episode if its server gets
-//! the episode's seed. The next episode's server is then started ahead, so that nobody waits for it after a
-//! reset.
+//! the episode's seed. The next episode's server is then started ahead, so that no call waits for it after
+//! a reset.
 //!
 //! Invariant: a server that was started with a seed serves the episode of that seed and no other.
 
@@ -22,7 +22,7 @@ pub(super) struct EpisodeSlots {
     watchers: Arc<Watchers>,
     /// The session; nothing for a toolset that all share.
     place: Option<Arc<SessionContext>>,
-    /// The slot that all share, where the server is still to tell whether it is one for all.
+    /// The slot that all share, while it is not known yet whether the server is one for all.
     shared: Option<Arc<InstanceSlot>>,
     /// Cancelled when the toolset is closed.
     stop: CancellationToken,
@@ -34,7 +34,7 @@ struct Inner {
     seeds: EpisodeSeeds,
     /// Whether the next reset is likely to leave the seed to the session, as the last one did.
     derives: bool,
-    /// The next episode's slot, once somebody used the present one.
+    /// The next episode's slot, once the present one was used.
     ahead: Option<Arc<InstanceSlot>>,
 }
 
@@ -61,7 +61,7 @@ impl EpisodeSlots {
         EpisodeSlots { upstream, watchers, place: Some(place), shared: None, stop, inner }
     }
 
-    /// The same, to be left alone if it turns out that all sessions share that slot.
+    /// These slots, left unused if it turns out that all sessions share that slot.
     pub(super) fn unless_shared(self, shared: Option<Arc<InstanceSlot>>) -> Self {
         EpisodeSlots { shared, ..self }
     }
@@ -102,7 +102,7 @@ impl EpisodeSlots {
         });
     }
 
-    /// Told that the present episode's instance is in use: the next episode's is started if it is of another
+    /// Called when the present episode's instance is in use: the next episode's is started if it has another
     /// seed.
     pub(super) fn used(&self) {
         if !self.upstream.starts_ahead || self.stop.is_cancelled() {
@@ -112,7 +112,7 @@ impl EpisodeSlots {
         if inner.ahead.is_some() || !inner.derives {
             return;
         }
-        // The seed after the next is not known, and nobody asks this slot for it.
+        // The seed after the next is not known, and this slot never needs it.
         let next = EpisodeSeeds { present: inner.seeds.next, next: inner.seeds.next };
         let Some(slot) = self.slot(next) else { return };
         slot.begin();

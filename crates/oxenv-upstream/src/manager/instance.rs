@@ -17,7 +17,7 @@ use super::temp_folder::TempFolder;
 use crate::client::{Connection, Lists, RawRequest, UpstreamError};
 use oxenv_process::child::Child;
 
-/// How long the exit of a process whose output closed is waited for, to tell how it ended.
+/// How long to wait for the exit of a process whose output closed, to report how it ended.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a call waits to learn how its instance ended.
 const END_REASON_TIMEOUT: Duration = Duration::from_secs(1);
@@ -84,7 +84,7 @@ impl Instance {
     /// Sends a request; see [`Connection::request`].
     ///
     /// # Errors
-    /// See [`UpstreamError`]. If the instance died, it says how.
+    /// See [`UpstreamError`]. If the instance died, it holds how.
     pub(super) async fn request(
         &self,
         request: RawRequest<'_>,
@@ -95,7 +95,7 @@ impl Instance {
         match outcome {
             Ok(_) | Err(UpstreamError::Refused(_)) => {
                 if shared.trouble.lock().take().is_some() {
-                    // Whatever was in the way, behind it may be another server now.
+                    // Whatever the failure was, another server may be behind it now.
                     shared.connection.lists_may_differ();
                 }
                 outcome
@@ -128,7 +128,7 @@ impl Instance {
         }
     }
 
-    /// Ends it, also for those whose calls are in flight; nothing waits.
+    /// Ends it, also for callers with calls in flight; does not wait.
     pub(super) fn begin_end(&self) {
         self.stop.token().cancel();
     }
@@ -207,7 +207,7 @@ impl Shared {
             match (self.read_lists().await, &known) {
                 (Ok(lists), Some(known)) => self.publish(Ok(lists.sharing(known))),
                 (Ok(lists), None) => self.publish(Ok(lists)),
-                // Of its end, others tell.
+                // Its end is reported elsewhere.
                 (Err(_), _) if self.connection.is_over() => return std::future::pending().await,
                 (Err(why), _) => {
                     tracing::warn!(toolset = %self.label, "its lists cannot be read: {why}");
@@ -280,7 +280,7 @@ async fn keep(
     TempFolder::release(scratch).await;
 }
 
-/// Waits until the connection or the process is over; gives how that came.
+/// Waits until the connection or the process is over; returns how that came.
 async fn describe_end(connection: &Connection, child: Option<&Child>) -> String {
     let Some(child) = child else {
         connection.over().await;

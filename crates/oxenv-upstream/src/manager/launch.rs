@@ -27,7 +27,7 @@ use crate::manifest::{Text, ToolsetEntry, Transport};
 use oxenv_process::child::{Child, ChildSpec, Supervisor};
 use oxenv_process::secret::{Redactor, Secret};
 
-/// How long a server has to end by itself when its input closes.
+/// How long a server has to end on its own when its input closes.
 const STDIN_CLOSE_GRACE: Duration = Duration::from_millis(500);
 /// How long connecting to a host may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ struct LaunchSite {
     workspace: PathBuf,
     /// What `${seed}` is.
     seed: u64,
-    /// Where it runs unless it says otherwise.
+    /// Where it runs unless it sets its own folder.
     folder: PathBuf,
     /// That folder, if it is the instance's own.
     scratch: Option<Arc<TempFolder>>,
@@ -126,7 +126,7 @@ impl LaunchSpec {
     /// Makes an instance: for a session; or, without one, for any session, or for the whole server.
     ///
     /// # Errors
-    /// Why there is none. The text holds no secret.
+    /// Why it did not start. The text holds no secret.
     pub(super) async fn make(
         &self,
         place: Option<&SessionContext>,

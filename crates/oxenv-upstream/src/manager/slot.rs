@@ -60,7 +60,7 @@ enum NextAction {
     GiveUp,
 }
 
-/// What a slot is at, for people.
+/// The state of a slot, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SlotPhase {
     Idle,
@@ -98,7 +98,7 @@ impl InstanceSlot {
     /// The instance, started if need be.
     ///
     /// # Errors
-    /// Why there is none, and when the next try is.
+    /// Why there is no instance, and when the next try is.
     pub(super) async fn instance(self: &Arc<Self>) -> Result<Arc<Instance>, UpstreamError> {
         let mut waited = false;
         loop {

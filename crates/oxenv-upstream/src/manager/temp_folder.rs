@@ -1,7 +1,7 @@
 //! Temporary folders of tool servers.
 //!
 //! Invariant: a folder is gone once its `TempFolder` is dropped. What a killed server has left is removed by
-//! the next one: it is the folder whose lock nobody holds.
+//! the next one: it is the folder whose lock is not held.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -14,13 +14,13 @@ use std::time::SystemTime;
 
 use oxenv_core::folders;
 
-/// What the folders are called, before a part of their own.
+/// The prefix of the folders, before a part of their own.
 const PREFIX: &str = "oxenv-tools-";
 
 /// A folder that only this user can enter.
 pub(super) struct TempFolder {
     path: PathBuf,
-    /// Its lock tells other servers that it is in use.
+    /// Its lock marks it as in use for other servers.
     _lock: File,
 }
 
@@ -57,7 +57,7 @@ impl TempFolder {
         let user = rustix::process::geteuid().as_raw();
         for entry in fs::read_dir(within).into_iter().flatten().flatten() {
             let ours = |about: &fs::Metadata| about.is_dir() && about.uid() == user;
-            // What is said of the entry is not said of what a link leads to.
+            // The check is of the entry, not of a link's target.
             if !entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())
                 || !entry.metadata().is_ok_and(|about| ours(&about))
             {
@@ -79,8 +79,8 @@ impl TempFolder {
         &self.path
     }
 
-    /// Lets go of a folder. If nobody else holds it, it is removed by a thread that may take its time: a
-    /// server may have put any number of files there.
+    /// Releases a folder. If no other process holds it, a separate thread removes it: a server may
+    /// have put any number of files there, so this may be slow.
     pub(super) async fn release(scratch: Option<Arc<Self>>) {
         if let Some(scratch) = scratch {
             let _ = tokio::task::spawn_blocking(move || drop(scratch)).await;

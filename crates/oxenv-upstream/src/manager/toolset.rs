@@ -27,7 +27,7 @@ use crate::manifest::{OnReset, Transport};
 /// Requests beside tool calls that are passed on.
 const FORWARDED_METHODS: [&str; 5] =
     ["resources/read", "prompts/get", "completion/complete", "resources/subscribe", "resources/unsubscribe"];
-/// What a door's connection has agreed on; a server has its own agreement with us.
+/// Metadata keys that a door's connection has agreed on; a server has its own agreement with us.
 const CONNECTION_META_KEYS: [&str; 5] = [
     "progressToken",
     "io.modelcontextprotocol/protocolVersion",
@@ -36,7 +36,7 @@ const CONNECTION_META_KEYS: [&str; 5] = [
     "io.modelcontextprotocol/subscriptionId",
 ];
 
-/// The most values of a caller's metadata, which is built to be passed on.
+/// Maximum number of values of a caller's metadata, which is built before it is passed on.
 const MAX_META_VALUES: usize = 1 << 12;
 
 /// An upstream as a toolset.
@@ -110,7 +110,7 @@ impl UpstreamToolset {
     }
 
     /// Waits for the first lists. Some servers start in the session's own place only, such as one
-    /// whose workspace must hold a repository: then the session's instance tells them.
+    /// whose workspace must hold a repository: then the session's instance lists them.
     async fn first_lists(&self) {
         self.upstream.settled().await;
         let own = self.slot().filter(|_| self.is_per_session() && self.lists().is_none());

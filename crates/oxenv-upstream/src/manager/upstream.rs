@@ -1,6 +1,6 @@
 //! What all instances of one upstream share: its lists, its pool of warm instances, its discovery.
 //!
-//! Invariant: the lists that were known last stay offered, whatever becomes of the instances.
+//! Invariant: the lists that were known last stay offered, whatever happens to the instances.
 
 use oxenv_wire::after;
 use std::future::Future;
@@ -65,7 +65,7 @@ pub(super) struct Upstream {
     pub(super) starts_ahead: bool,
 }
 
-/// What is known of an upstream.
+/// The state of an upstream.
 #[derive(Default)]
 struct KnownLists {
     lists: Option<Lists>,
@@ -81,7 +81,7 @@ struct KnownLists {
 enum Discovery {
     /// May run from then on.
     Due(Option<Instant>),
-    /// Runs again at that time, by itself.
+    /// Runs again at that time.
     Waiting(Instant),
     Running,
 }
@@ -151,7 +151,7 @@ impl Upstream {
     /// Gives an instance: a warm one if there is one, else a new one.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why there is no instance.
     pub(super) async fn get_instance(
         self: &Arc<Self>,
         place: Option<&SessionContext>,
@@ -197,7 +197,7 @@ impl Upstream {
     }
 
     /// Learns in the background what it offers, unless that is known, under way, or failed just now. Only
-    /// for upstreams of sessions: the shared instance of another tells by itself.
+    /// for upstreams of sessions: the shared instance of another reports by itself.
     pub(super) fn discover(self: &Arc<Self>) {
         {
             let mut discovery = self.discovery.lock();
@@ -221,7 +221,7 @@ impl Upstream {
             }
             let again = self.scope().is_none();
             let due = after(Instant::now(), if again { pause } else { REDISCOVERY_PAUSE });
-            // Nobody else begins to ask meanwhile, so only one task asks at any time.
+            // No other task begins to ask meanwhile, so only one asks at any time.
             *self.discovery.lock() = if again { Discovery::Waiting(due) } else { Discovery::Due(Some(due)) };
             self.known.send_modify(|known| known.discoveries += 1);
             if !again {
@@ -335,7 +335,7 @@ impl Upstream {
         });
     }
 
-    /// Takes note that a start went well.
+    /// Notes that a start succeeded.
     pub(super) fn works(&self) {
         self.known.send_if_modified(|known| known.problem.take().is_some());
     }

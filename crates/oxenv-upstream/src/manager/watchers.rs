@@ -1,4 +1,4 @@
-//! Who wants to know of changed lists.
+//! The subscribers to changed lists.
 //!
 //! Invariant: an upstream keeps no session in memory: it knows handles weakly, and forgets those that are
 //! gone.

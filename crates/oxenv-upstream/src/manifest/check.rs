@@ -95,7 +95,7 @@ struct Missing {
     suggestion: String,
 }
 
-/// What a toolset lacks.
+/// The missing parts of a toolset.
 fn lacks(toolset: &ToolsetEntry, manifest: &Manifest, lookup: Lookup<'_>) -> Option<Missing> {
     match &toolset.transport {
         Transport::Stdio { command, env, .. } => {

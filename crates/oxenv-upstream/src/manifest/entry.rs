@@ -1,7 +1,7 @@
 //! Reads the file's top level and each toolset's entry.
 //!
 //! Invariant: every key of an entry is read, whatever is wrong with the others, so that one run
-//! tells all problems.
+//! reports all problems.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(super) const FORK_MODES: [(&str, ForkMode); 4] = [
 
 /// The longest prefix, in characters: it must leave room for the tool's name.
 pub(super) const MAX_PREFIX: usize = 32;
-/// The longest time that can be asked for, in seconds: a day.
+/// The longest allowed time, in seconds: a day.
 pub(super) const MAX_TIME_S: f64 = 86_400.0;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -161,7 +161,7 @@ fn seconds(key: &str, default: Duration, fields: &Fields<'_>, reader: &mut Reade
     default
 }
 
-/// What a reset does: as it is written, else what follows the episode's seed.
+/// How a reset affects it: as written, else as the episode's seed requires.
 fn on_reset(transport: Option<&Transport>, fields: &Fields<'_>, reader: &mut Reader<'_>) -> OnReset {
     let needs_seed = transport.is_some_and(Transport::needs_seed);
     let spot = fields.get("on_reset");

@@ -67,7 +67,7 @@ pub fn import(text: &str, file: &str) -> Result<Imported, Vec<Problem>> {
     Ok(Imported { manifest, notes: import.notes })
 }
 
-/// A toolset to be written.
+/// A toolset to write.
 #[derive(Default)]
 struct Draft {
     name: String,

@@ -5,7 +5,7 @@ pub(super) const RESERVED: [&str; 4] = ["environment", "native", "oxenv", "opene
 /// The longest name of a toolset, in characters.
 pub(super) const MAX_NAME: usize = 64;
 
-/// Why a text is no name, if it is none.
+/// Why a text is not a name, if it is not one.
 pub(super) fn check_name(name: &str, longest: usize) -> Result<(), String> {
     let length = name.chars().count();
     if length == 0 || length > longest {

@@ -26,7 +26,7 @@ pub(super) struct Node {
     pub(super) kind: Kind,
 }
 
-/// What a value is.
+/// The kind of a value.
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
     Null,
@@ -76,7 +76,7 @@ pub(super) fn read(text: &str) -> Result<Document, YamlError> {
 }
 
 impl Node {
-    /// What it is, for people.
+    /// Its kind, for people.
     pub(super) fn kind_name(&self) -> &'static str {
         match self.kind {
             Kind::Null => "empty",
@@ -142,7 +142,7 @@ struct Subtree {
 #[derive(Clone, Copy, Default)]
 struct Weight {
     values: usize,
-    /// Of keys and texts.
+    /// Bytes of keys and texts.
     bytes: usize,
 }
 
@@ -374,7 +374,7 @@ fn is_all(text: &str, test: impl Fn(char) -> bool) -> bool {
     !text.is_empty() && text.chars().all(test)
 }
 
-/// Refuses tags that are not YAML's own: they would mean something that nobody reads.
+/// Refuses tags that are not YAML's own: nothing reads their meaning.
 fn known_tag(tag: Option<&Tag>, at: FilePosition) -> Result<(), YamlError> {
     match tag {
         Some(tag) if tag.core_suffix().is_none() && tag.original() != "!" => {

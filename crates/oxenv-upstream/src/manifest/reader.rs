@@ -13,7 +13,7 @@ const MAX_FILLED: usize = 16 << 20;
 /// The longest piece of the file that a message repeats, in characters.
 const MAX_SHOWN_CHARS: usize = 40;
 
-/// What a manifest is read with, and the problems found so far.
+/// The context in which a manifest is read, and the problems found so far.
 pub(super) struct Reader<'a> {
     file: String,
     folder: PathBuf,
@@ -33,7 +33,7 @@ pub(super) struct YamlValue<'a> {
 /// A mapping whose keys are known.
 pub(super) struct Fields<'a> {
     pub(super) spot: YamlValue<'a>,
-    /// What the mapping is, for people.
+    /// The name of the mapping, for people.
     what: &'static str,
     entries: Vec<(&'a str, YamlValue<'a>)>,
     /// Keys that are not known, which were reported.
@@ -206,7 +206,7 @@ impl<'a> YamlValue<'a> {
         }
     }
 
-    /// A mapping with these keys; others are reported, with what `hint` says about them or with the
+    /// A mapping with these keys; others are reported, with the message of `hint` or with the
     /// nearest known one.
     pub(super) fn fields(
         &self,
@@ -229,7 +229,7 @@ impl<'a> YamlValue<'a> {
         Some(Fields { spot: self.clone(), what, entries, strangers })
     }
 
-    /// One of a few words.
+    /// One of a few keywords.
     pub(super) fn one_of<T: Copy>(&self, choices: &[(&str, T)], reader: &mut Reader<'_>) -> Option<T> {
         let text = self.text(reader)?;
         if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {

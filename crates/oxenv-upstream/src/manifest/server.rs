@@ -35,11 +35,11 @@ pub(super) enum Kind {
 /// Headers that the MCP client writes itself.
 const OUR_HEADERS: [&str; 4] = ["accept", "mcp-session-id", "mcp-protocol-version", "last-event-id"];
 
-/// Says what is wrong with the name of a variable or header, or with its value.
+/// Reports what is wrong with the name of a variable or header, or with its value.
 type Check = fn(&str, Option<&Text>) -> Result<(), &'static str>;
 
 impl Kind {
-    /// The key that it cannot do without, and that tells it where `transport` is absent.
+    /// The key that it requires, and that identifies it where `transport` is absent.
     pub(super) fn key(self) -> &'static str {
         match self {
             Kind::Stdio => "command",
@@ -69,7 +69,7 @@ impl Kind {
         }
     }
 
-    /// Whom such a toolset belongs to, unless the manifest says otherwise.
+    /// Whether such a toolset belongs to the server or to a session, unless the manifest sets it.
     pub(super) fn default_scope(self) -> Scope {
         match self {
             Kind::Stdio | Kind::Builtin | Kind::Python => Scope::Session,

@@ -27,7 +27,7 @@ enum TextPiece {
     Seed,
 }
 
-/// How texts of an entry are to be read.
+/// How to read texts of an entry.
 #[derive(Clone, Copy)]
 pub(super) struct TextUse {
     /// Whether variables and files are looked up.
@@ -114,7 +114,7 @@ impl Text {
         Text { pieces: self.pieces.into_iter().flat_map(conceal).collect() }
     }
 
-    /// Reads a text; its problems are reported, then there is none.
+    /// Reads a text; `None` if it has problems, which are reported.
     pub(super) fn read(spot: &YamlValue<'_>, usage: TextUse, reader: &mut Reader<'_>) -> Option<Self> {
         let text = spot.text(reader)?;
         if text.contains('\0') {
@@ -156,7 +156,7 @@ impl fmt::Debug for Text {
     }
 }
 
-/// What a text says if it stands for itself wholly; for checks of what was written.
+/// The text if it needs nothing else; for checks of what was written.
 pub(super) fn literal_text<'a>(spot: &YamlValue<'a>) -> Option<&'a str> {
     match &spot.node.kind {
         Kind::Text(text) => Some(text),
@@ -286,7 +286,7 @@ fn file(path: &str, spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<Sec
 
 fn read_file(path: &Path) -> Result<String, String> {
     let metadata = path.metadata().map_err(|error| error.to_string())?;
-    // Opening a pipe could wait for ever.
+    // Opening a pipe could wait without limit.
     if !metadata.is_file() {
         return Err("it is not a regular file".to_owned());
     }

@@ -1,4 +1,4 @@
-//! Tells secrets that somebody wrote out.
+//! Detects secrets that are written out.
 //!
 //! Invariant: only names and beginnings are looked at; a text that refers to a variable is no literal.
 
@@ -92,7 +92,7 @@ pub(super) fn in_url(url: &str) -> Option<(&str, Range<usize>)> {
     None
 }
 
-/// Where in an argument a secret is written out, with the name that says so: that of the option
+/// Where in an argument a secret is written out, with the name that shows it: that of the option
 /// before it or within it, of a header, of an address's parameter.
 pub(super) fn in_argument<'t>(option: Option<&'t str>, argument: &'t str) -> Option<(&'t str, Range<usize>)> {
     let (option, start) = match argument.split_once('=') {

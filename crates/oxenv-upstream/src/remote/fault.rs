@@ -1,4 +1,4 @@
-//! [`RemoteError`]: why a remote server gave nothing, in parts that a program can tell apart.
+//! [`RemoteError`]: why a remote server gave nothing, in parts that a program can distinguish.
 //!
 //! Invariant: `delivered` is `No` only of what surely did not reach a tool.
 
@@ -11,14 +11,14 @@ use serde_json::Value;
 
 use crate::client::{Failure, FaultCause, HandshakeError, UpstreamError};
 
-/// How much of a server's own words a message holds.
+/// How much of a server's own message an error holds.
 const MAX_SERVER_TEXT: usize = 400;
 
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RemoteErrorKind {
-    /// There is no connection: nobody listens there, or the name is not known.
+    /// There is no connection: nothing listens there, or the name is not known.
     Unreachable,
     /// There is no safe connection.
     Tls,
@@ -47,7 +47,7 @@ pub enum RemoteErrorKind {
 pub struct RemoteError {
     /// What went wrong.
     pub kind: RemoteErrorKind,
-    /// In words, without the endpoint.
+    /// As text, without the endpoint.
     pub message: String,
     /// Whether the request reached the server's tool.
     pub delivered: Delivered,
@@ -91,7 +91,7 @@ impl RemoteError {
         })
     }
 
-    /// Of a result that is none; its call has run.
+    /// For an invalid result; its call has run.
     pub(super) fn of_result(fault: UpstreamError) -> Self {
         let says = match fault {
             UpstreamError::Refused(RequestError { message, .. })
@@ -162,7 +162,7 @@ fn innermost(says: &str) -> &str {
     says.rsplit_once("client error (Connect): ").map_or(says, |(_, why)| why)
 }
 
-/// A text in one line, and not longer than somebody reads.
+/// A text in one line, shortened for readers.
 fn short(text: String) -> String {
     if text.len() <= MAX_SERVER_TEXT && !text.contains('\n') {
         return text;

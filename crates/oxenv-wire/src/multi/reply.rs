@@ -1,7 +1,7 @@
-//! What a server says on a socket of `oxenv.1`, and the results of a batch.
+//! What a server sends on a socket of `oxenv.1`, and the results of a batch.
 //!
 //! Invariant: the keys come in one order: `id`, `session`, `seq`, `type`, `repeated`, `data`. A failure
-//! is a reply of the type `error` in the place of what was asked for, and carries no reward.
+//! is a reply of the type `error` in the place of the requested one, and carries no reward.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,11 +12,11 @@ use crate::json::{Json, RawJson, raw};
 use crate::reply::{ErrorData, push_integer};
 use crate::result::push_string;
 
-/// What a reply is.
+/// The kind of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplyKind {
-    /// What a reset or a step shows.
+    /// The observation of a reset or a step.
     Observation,
     /// The state.
     State,
@@ -32,7 +32,7 @@ pub enum ReplyKind {
     Closed,
     /// The tools.
     Tools,
-    /// Nothing came of the request.
+    /// The request had no outcome.
     Error,
     /// The results of a batch, or the first of them.
     Batch,
@@ -40,7 +40,7 @@ pub enum ReplyKind {
     BatchMore,
     /// The lease of a session begins anew.
     KeptAlive,
-    /// Another socket has taken a session; nobody asked for this one.
+    /// Another socket has taken a session; this frame was not requested.
     Taken,
 }
 
@@ -86,7 +86,7 @@ impl ReplyKind {
 /// What stands around the data of a reply.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReplyHead<'a> {
-    /// The request's id; absent within a batch and where nobody asked.
+    /// The request's id; absent within a batch and in an unrequested frame.
     pub id: Option<Json<'a>>,
     /// The session that it is about, if it is about one.
     pub session: Option<&'a str>,
@@ -106,13 +106,13 @@ pub struct MultiReply {
     pub session: Option<String>,
     /// The number that the request got within its session.
     pub seq: Option<u64>,
-    /// What it is.
+    /// Its kind.
     #[serde(rename = "type")]
     pub kind: ReplyKind,
     /// Whether it is the first reply to a request that was repeated.
     #[serde(default)]
     pub repeated: bool,
-    /// What it says; only an event has none.
+    /// Its content; only an event has none.
     pub data: Option<RawJson>,
 }
 
@@ -124,7 +124,7 @@ pub struct MultiError {
     pub message: String,
     /// The precise code.
     pub code: ErrorCode,
-    /// Whose fault it is.
+    /// Where the fault lies.
     pub kind: FailureKind,
     /// In which phase it happened.
     pub phase: Phase,
@@ -139,7 +139,7 @@ pub struct MultiError {
     pub errors: Vec<Value>,
 }
 
-/// Appends a reply whose data `data` appends.
+/// Appends a reply; `data` appends its data.
 pub fn write_multi_reply(
     out: &mut String,
     head: &ReplyHead<'_>,
@@ -183,7 +183,7 @@ pub fn write_multi_error(
     write_multi_reply(out, head, ReplyKind::Error, |out| {
         out.push_str("{\"message\":");
         push_string(out, message);
-        // The rest is an object of its own, whose brace becomes a comma.
+        // The rest is an object of its own; its brace becomes a comma.
         let at = out.len();
         out.push_str(raw(ours).unwrap_or_default().get());
         out.replace_range(at..=at, ",");

@@ -1,7 +1,7 @@
-//! What a client asks for on a socket of `oxenv.1`, or in a batch.
+//! The requests of a client on a socket of `oxenv.1`, or in a batch.
 //!
-//! Invariant: a frame is split once, the items of a batch in it included; an item that is wrong says so
-//! when it is looked at and leaves the others alone.
+//! Invariant: a frame is split once, the items of a batch in it included; an invalid item is reported
+//! when it is read and leaves the others alone.
 
 use std::borrow::Cow;
 
@@ -24,13 +24,13 @@ const MAX_ID: usize = 255;
 /// A frame from a client.
 #[derive(Debug, Clone)]
 pub struct MultiFrame<'a> {
-    /// What the reply is known by: a string or an integer, as it was sent.
+    /// The id of the reply: a string or an integer, as it was sent.
     pub id: Json<'a>,
-    /// What is asked for.
+    /// The request.
     pub work: MultiWork<'a>,
 }
 
-/// What a frame asks for.
+/// The request of a frame.
 #[derive(Debug, Clone)]
 #[expect(
     clippy::large_enum_variant,
@@ -56,11 +56,11 @@ pub struct MultiRequest<'a> {
     pub expected_step: Option<u64>,
     /// Deadline of a step in seconds, above 0; absent: none.
     pub timeout_s: Option<Seconds>,
-    /// What is to be done.
+    /// The operation.
     pub operation: Operation<'a>,
 }
 
-/// What is to be done.
+/// The operation.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "nearly every request is a step")]
 pub enum Operation<'a> {
@@ -72,9 +72,9 @@ pub enum Operation<'a> {
     Reset(ResetRequest<'a>),
     /// Take one action, which is an object.
     Step(Object<'a>),
-    /// Tell the state.
+    /// Return the state.
     State,
-    /// Tell the tools.
+    /// List the tools.
     Tools,
     /// Make sessions that start from the present state.
     Fork(ForkRequest),
@@ -98,10 +98,10 @@ pub struct BatchRequest<'a> {
     pub timeout_s: Option<Seconds>,
 }
 
-/// An item of a batch, or why it is none.
+/// An item of a batch, or why it is not one.
 pub type BatchItem<'a> = Result<MultiRequest<'a>, FrameError>;
 
-/// Why a text is no frame.
+/// Why a text is not a frame.
 #[derive(Debug, Clone)]
 pub struct MultiFrameError<'a> {
     /// The frame's id, if it could be read.
@@ -140,7 +140,7 @@ impl<'a> MultiFrame<'a> {
 }
 
 impl<'a> BatchRequest<'a> {
-    /// Reads the body of `POST /batch`, whose reply waits for all results.
+    /// Reads the body of `POST /batch`; its reply waits for all results.
     ///
     /// # Errors
     /// Every issue found with the envelope; `loc` is the path that they begin with.

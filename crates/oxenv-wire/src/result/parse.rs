@@ -1,7 +1,7 @@
 //! Reading a result of a tool, in either of its spellings.
 //!
-//! Invariant: the one reader of results. A key of one spelling says nothing in the other. Every block but
-//! plain text, the value and the metadata keep their bytes.
+//! Invariant: the one reader of results. A key of one spelling has no meaning in the other. Every block
+//! but plain text, the value and the metadata keep their bytes.
 
 use std::borrow::Cow;
 
@@ -48,7 +48,7 @@ struct DialectParts<'a> {
     is_error: Option<bool>,
 }
 
-/// What tells the spellings apart.
+/// Keys that distinguish the spellings.
 #[derive(Deserialize)]
 struct Spelling {
     #[serde(default, rename = "structured_content")]
@@ -81,7 +81,7 @@ struct PlainText<'a> {
     _meta: (),
 }
 
-/// What a value that is no object is put into.
+/// The wrapper of a value that is not an object.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wrapper<'a> {
@@ -90,8 +90,8 @@ struct Wrapper<'a> {
 }
 
 impl ToolResult {
-    /// Reads the result of a `tools/call` as MCP spells it. A value is unwrapped where the metadata say that
-    /// it is wrapped, unless the tool says that it failed. A server's own keys are left out.
+    /// Reads the result of a `tools/call` as MCP spells it. A value is unwrapped where the metadata mark it
+    /// as wrapped, unless the tool reports that it failed. A server's own keys are left out.
     ///
     /// # Errors
     /// When the text is no such result.
@@ -105,7 +105,7 @@ impl ToolResult {
     }
 
     /// Reads a result in the dialect, known by its own `structured_content` or `is_error`, or else in MCP's
-    /// spelling. The dialect's `data` tells that a value is wrapped as well.
+    /// spelling. The dialect's `data` marks a wrapped value as well.
     ///
     /// # Errors
     /// When the text is no such result.
@@ -138,19 +138,19 @@ impl ToolResult {
         if is_wrapped && !result.is_error { result.unwrapped() } else { result }
     }
 
-    /// The same with its value unwrapped, if that is what the tool's output schema says. FastMCP
-    /// puts a value that is no object into `{"result": value}`, and marks the schema with
-    /// `x-fastmcp-wrap-result`.
+    /// The result with its value unwrapped, if the tool's output schema marks it as wrapped.
+    /// FastMCP puts a value that is not an object into `{"result": value}`, and marks the schema
+    /// with `x-fastmcp-wrap-result`.
     #[must_use]
     pub fn unwrapped_by(self, output_schema: Option<&Value>) -> Self {
         match output_schema {
-            // What a failed tool gave is no value of the declared type.
+            // The result of a failed tool is not a value of the declared type.
             Some(schema) if schema["x-fastmcp-wrap-result"] == true && !self.is_error => self.unwrapped(),
             _ => self,
         }
     }
 
-    /// The same with its value out of its wrapper. What has more than a wrapper stays as it is.
+    /// The result with its value unwrapped. An object with more than a wrapper stays as it is.
     #[must_use]
     pub fn unwrapped(mut self) -> Self {
         if let Structured::Object(object) = &self.structured
@@ -162,7 +162,7 @@ impl ToolResult {
     }
 }
 
-/// Whether FastMCP says in a result's metadata that it wrapped the value.
+/// Whether FastMCP marked in a result's metadata that it wrapped the value.
 fn says_wrapped(meta: &RawValue) -> bool {
     // Metadata is small and rare; most results have none.
     serde_json::from_str::<Value>(meta.get()).is_ok_and(|meta| meta["fastmcp"]["wrap_result"] == true)

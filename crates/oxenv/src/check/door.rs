@@ -38,7 +38,7 @@ pub(super) enum CheckedSession {
     Socket(Box<Socket>),
 }
 
-/// What was answered.
+/// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CheckedReply {
     /// Whether it is no failure.
@@ -48,7 +48,7 @@ pub(super) struct CheckedReply {
     pub(super) text: String,
 }
 
-/// What came of asking for something that not every server has.
+/// The outcome of a request for something that not every server has.
 pub(super) enum Optional<T> {
     Made(T),
     /// Why it is not there.
@@ -68,7 +68,7 @@ impl CheckedServer {
     /// Finds out which door a server has.
     ///
     /// # Errors
-    /// When it cannot be reached, or lets nobody in.
+    /// When it cannot be reached, or refuses access.
     pub(super) async fn find(client: Arc<Client>) -> anyhow::Result<Self> {
         match client.send(Method::GET, "/sessions", None, String::new()).await? {
             (StatusCode::OK, _) => Ok(CheckedServer::Sessions(client)),
@@ -236,7 +236,7 @@ async fn exchange(socket: &mut Socket, frame: &Value) -> anyhow::Result<CheckedR
     }
 }
 
-/// Why a server does not have what was asked for, if that is what it says.
+/// Why a server does not have what was requested, if it answers that.
 fn missing_reason(reply: &CheckedReply) -> Option<String> {
     let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
     match reply.status {

@@ -1,22 +1,22 @@
-//! What came of each rule, for people and for programs.
+//! The outcome of each rule, for people and for programs.
 //!
-//! Invariant: a rule that was not really exercised is never told as one that holds.
+//! Invariant: a rule that was not really exercised is never reported as one that holds.
 
 use serde::Serialize;
 
-/// What came of a rule.
+/// The outcome of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", content = "detail", rename_all = "snake_case")]
 pub(super) enum Verdict {
-    /// It holds; says what was tried.
+    /// It holds; names what was tried.
     Holds(String),
-    /// It does not; says what was seen.
+    /// It does not hold; names what was seen.
     Fails(String),
-    /// There is nothing that it could be about; says why.
+    /// It does not apply; names the reason.
     NotOffered(String),
 }
 
-/// A rule and what came of it.
+/// A rule and its outcome.
 #[derive(Debug, Serialize)]
 pub(super) struct RuleResult {
     rule: &'static str,
@@ -24,7 +24,7 @@ pub(super) struct RuleResult {
     verdict: Verdict,
 }
 
-/// What came of all rules.
+/// The outcomes of all rules.
 #[derive(Debug, Serialize)]
 pub(super) struct CheckReport {
     pub(super) environment: String,

@@ -1,14 +1,14 @@
 //! The rules, each through a door.
 //!
-//! Invariant: each rule opens its own sessions and closes them, and compares with an episode that nobody
-//! disturbed.
+//! Invariant: each rule opens its own sessions and closes them, and compares with an undisturbed
+//! episode.
 
 use serde_json::{Value, json};
 
 use super::door::{CheckedReply, CheckedServer, CheckedSession, Optional};
 use super::report::Verdict;
 
-/// What an environment says of itself.
+/// An environment's description of itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DeclaredCapabilities {
     /// The same seed and actions give the same bytes.
@@ -191,7 +191,7 @@ pub(super) async fn bad_actions(
     })
 }
 
-/// Why an answer to a wrong action is none that blames the agent.
+/// Why an answer to a wrong action does not blame the agent.
 fn accepted_wrongly(reply: &CheckedReply, called: bool) -> Option<Verdict> {
     let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
     let kind = body["oxenv"]["kind"].as_str();

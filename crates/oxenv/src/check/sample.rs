@@ -1,12 +1,12 @@
 //! Actions made from schemas.
 //!
-//! Invariant: the same seed makes the same actions. They fit the schema as far as it says what fits; what
-//! the environment makes of them is another question.
+//! Invariant: the same seed makes the same actions. They fit the schema as far as it restricts them;
+//! whether the environment accepts them is another question.
 
 use oxenv_core::derive_seed;
 use serde_json::{Map, Value, json};
 
-/// Schemas may refer to themselves; nobody needs an action that is deeper.
+/// Schemas may refer to themselves; no action needs to be deeper.
 const MAX_DEPTH: usize = 8;
 /// Lists of lists and what is required of them multiply; an action has no more values than this.
 const MAX_VALUES: usize = 10_000;
@@ -131,7 +131,7 @@ impl<'a> Sampler<'a> {
         items.into()
     }
 
-    /// What is required, and nothing else.
+    /// Only what is required.
     fn object(&mut self, schema: &Value, root: &Value, depth: usize) -> Value {
         let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let mut object = Map::new();

@@ -34,9 +34,10 @@ const CONTRACT_SEED: u64 = 7;
 /// An environment of this process.
 pub(super) struct Local {
     pub(super) factory: Arc<dyn EnvironmentFactory>,
-    /// Of each of a manifest's toolsets, whether it is another server's.
+    /// For each of a manifest's toolsets, whether it is another server's.
     pub(super) upstream: Vec<bool>,
-    /// Of the toolsets with `${seed}`, whether they are declared to be restarted with each episode's.
+    /// For the toolsets with `${seed}`, whether they are declared to be restarted with each
+    /// episode's.
     pub(super) seeded: Vec<SeededToolset>,
     /// How long a reply may take.
     pub(super) timeout: Duration,
@@ -125,7 +126,7 @@ async fn run_rules(
     Ok(())
 }
 
-/// An episode that nobody disturbs: the given actions, or those of the made ones that are taken.
+/// An undisturbed episode: the given actions, or those of the generated ones that are accepted.
 async fn episode(door: &CheckedServer, plan: &CheckPlan, seed: u64) -> anyhow::Result<ReferenceEpisode> {
     let mut player = door.open(seed).await?;
     let mut episode = ReferenceEpisode { seed, actions: Vec::new(), replies: Vec::new() };
@@ -146,7 +147,7 @@ async fn episode(door: &CheckedServer, plan: &CheckPlan, seed: u64) -> anyhow::R
         }
         None => {
             find_actions(door, &mut player, &mut episode).await?;
-            // What was refused on the way may have left traces, so nobody compares with this session.
+            // What was refused on the way may have left traces, so no comparison uses this session.
             player.close().await?;
             player = door.open(seed).await?;
             episode.replies = rules::play(&mut player, &episode).await?;
@@ -261,7 +262,7 @@ mod tests {
 
     use super::*;
 
-    /// It says that it is deterministic, and shows how often any of its kind was ever asked.
+    /// It declares that it is deterministic, and shows how often any of its kind was ever asked.
     struct NondeterministicEnvironment;
 
     static ASKED: AtomicU64 = AtomicU64::new(0);

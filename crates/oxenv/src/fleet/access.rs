@@ -159,8 +159,8 @@ pub(super) fn with_exit_code(error: ClientError) -> anyhow::Error {
     }
 }
 
-/// Does some work until it is done or somebody wants it to end, and waits until what was made is deleted.
-/// `None` if it was ended.
+/// Runs some work until it is done or a signal ends it, and waits until what was made is deleted. `None`
+/// if it was ended.
 pub(super) async fn stoppable<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
@@ -180,7 +180,7 @@ pub(super) async fn stoppable<T>(work: impl Future<Output = anyhow::Result<T>>) 
     }
 }
 
-/// Waits until what was made is deleted, and says so if it takes long.
+/// Waits until what was made is deleted, and reports it if that takes long.
 async fn ended() -> Vec<String> {
     let done = deletions_done();
     tokio::pin!(done);

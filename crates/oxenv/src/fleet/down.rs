@@ -1,6 +1,6 @@
 //! `oxenv fleet down`: ends instances.
 //!
-//! Invariant: each is told by its id; one that cannot be ended does not keep the others alive.
+//! Invariant: each is reported by its id; one that cannot be ended does not keep the others alive.
 
 use anyhow::bail;
 use clap::Args;
@@ -66,7 +66,7 @@ async fn running_instances(control: &FleetControl, run_id: Option<&str>) -> anyh
     Ok(there.map(|instance| instance.instance_id).collect())
 }
 
-/// Ends one. That there is none of that id is told, because it may be a wrong one.
+/// Ends one. An unknown id is reported, because it may be a wrong one.
 async fn end(control: &FleetControl, id: &str) -> anyhow::Result<()> {
     match control.instance(id).await {
         Err(error) if error.code() == Code::FleetInstanceGone => bail!("there is no instance '{id}'"),

@@ -43,7 +43,7 @@ pub(super) struct ShellArgs {
     access: FleetAccess,
 }
 
-/// What a line asks for.
+/// The request of a line.
 #[derive(Debug, PartialEq)]
 enum ShellCommand {
     Nothing,
@@ -94,7 +94,7 @@ async fn read_commands(client: &FleetEnvClient, tools: &Multiplexer) -> anyhow::
     Ok(())
 }
 
-/// The lines of stdin, read by a thread of their own that nobody waits for.
+/// The lines of stdin, read by a thread of their own that is never joined.
 fn lines() -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel(16);
     std::thread::spawn(move || {

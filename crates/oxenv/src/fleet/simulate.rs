@@ -176,7 +176,7 @@ fn keys(file: Option<&Path>) -> anyhow::Result<(Vec<ApiKey>, Option<String>)> {
     Ok((keys, None))
 }
 
-/// Says where it is. A reader that left is no reason not to serve.
+/// Prints its address. A reader that left is no reason not to serve.
 fn announce(url: &str, made: Option<&str>, file: Option<&Path>, as_json: bool) -> std::io::Result<()> {
     let text = if as_json {
         format!("{}\n", json!({"base_url": url, "api_key": made}))

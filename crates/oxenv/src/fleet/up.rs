@@ -1,6 +1,6 @@
 //! `oxenv fleet up`: an instance, kept while the command runs.
 //!
-//! Invariant: stdout tells where the instance is and nothing else; it is deleted when the command ends,
+//! Invariant: stdout has the instance's address and nothing else; it is deleted when the command ends,
 //! unless `--detach` was given.
 
 use std::time::Duration;

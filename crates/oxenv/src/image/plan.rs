@@ -20,7 +20,7 @@ const TOOLS_IMAGE: &str = "oxenv-tools:latest";
 /// The servers that [`TOOLS_IMAGE`] has.
 const INSTALLED_SERVERS: [&str; 2] =
     ["@modelcontextprotocol/server-filesystem", "@modelcontextprotocol/server-github"];
-/// Variables that every container has, or that tell nothing.
+/// Variables that every container has, or that carry no information.
 const COMMON_VARIABLES: [&str; 4] = ["PATH", "HOME", "TMPDIR", "LANG"];
 
 /// What an image is built by.
@@ -32,7 +32,7 @@ pub(super) enum BuildPlan {
 }
 
 impl BuildPlan {
-    /// What the user should know.
+    /// Notes for the user.
     pub(super) fn notes(&self) -> &[String] {
         let (BuildPlan::File { notes, .. } | BuildPlan::Made { notes, .. }) = self;
         notes
@@ -69,7 +69,7 @@ fn tools(folder: &Path, base: Option<&str>) -> anyhow::Result<BuildPlan> {
     let usual = if enabled().any(|entry| runs(&entry.transport)) { TOOLS_IMAGE } else { COMMAND_IMAGE };
     let chosen = base.unwrap_or(usual);
     let mut lines = vec![format!("FROM {chosen}")];
-    // What a base of somebody's own has or lacks is not known here.
+    // The content of a custom base image is not known here.
     if chosen == TOOLS_IMAGE {
         let packages: BTreeSet<String> =
             enabled().filter_map(|entry| npx_package(&entry.transport)).collect();
@@ -142,7 +142,7 @@ struct CheckedManifest {
 }
 
 impl CheckedManifest {
-    /// Reads the manifest as it will be read in a container: with variables that nobody has set yet.
+    /// Reads the manifest as a container will read it: with variables that are not set yet.
     fn of(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join("tools.yaml");
         let refused = |problems: &[Problem]| {
@@ -168,7 +168,7 @@ impl CheckedManifest {
             return Err(usage(format!("{outside} is not in {folder}, so it would not be in the image")));
         }
         let mut notes: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        // Those with a default do not have to be given.
+        // Those with a default are optional.
         let is_needed = |name: &&String| {
             let is_own = !COMMON_VARIABLES.contains(&name.as_str()) && name.bytes().any(|byte| byte != b'_');
             is_own && text.contains(&format!("${{{name}}}"))

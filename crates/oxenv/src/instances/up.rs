@@ -183,7 +183,7 @@ fn spec(args: &UpArgs, kind: ProviderName) -> anyhow::Result<InstanceSpec> {
     Ok(spec)
 }
 
-/// `oxenv serve` with what is to be served.
+/// `oxenv serve` with what to serve.
 fn serve_command(args: &UpArgs) -> anyhow::Result<Vec<OsString>> {
     let found = registry::resolve(&args.target)?;
     let path = Path::new(&args.target);
@@ -216,7 +216,8 @@ fn variable(given: &str) -> anyhow::Result<(String, SecretText)> {
     }
 }
 
-/// A failure with its exit code. A name that is no image may have been meant as an environment's.
+/// A failure with its exit code. A name that is not an image may have been meant as an
+/// environment's.
 fn explain(mut error: ProviderError, args: &UpArgs) -> anyhow::Error {
     let without = matches!(error.code, ProviderCode::ImageNotFound | ProviderCode::ProviderUnavailable);
     let is_name = args.provider.is_none() && !args.target.contains(['/', ':', '.']);

@@ -10,7 +10,7 @@ use oxenv_store::{LogError, StoredEntry, StoredEvent, StoredOutcome};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// So many characters before and behind a difference are shown.
+/// Number of characters before and behind a difference that are shown.
 const CONTEXT_CHARS: usize = 40;
 
 /// How two entries differ.
@@ -67,7 +67,7 @@ pub(super) fn compare(
     })
 }
 
-/// What came of an entry, in short.
+/// The outcome of an entry, in short.
 ///
 /// # Errors
 /// When a blob cannot be read.

@@ -29,7 +29,7 @@ use crate::rubrics::{self, RubricArgs};
 /// Sessions live as long as their replay takes.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
 
-/// How the environment is made, as `serve` was told.
+/// How the environment is made, with the options of `serve`.
 #[derive(Default)]
 pub(crate) struct ReplayOptions {
     pub(crate) environment: Option<String>,
@@ -42,7 +42,7 @@ pub(crate) struct ReplayOptions {
 pub(crate) struct ReplayEnvironment {
     pub(super) store: SessionStore,
     pub(super) tape: Arc<ToolTape>,
-    /// What was recorded of sessions that are being done again.
+    /// The recorded entries of sessions that are being replayed.
     entries: HashMap<String, Vec<StoredEntry>>,
     reader: LogReader,
     served: Option<ServedEnvironment>,
@@ -85,7 +85,7 @@ impl ReplayEnvironment {
         ReplayEnvironment::of(factory, tape, redact, Some(served))
     }
 
-    /// A stage for an environment that is there already, and is closed by whoever made it.
+    /// A stage for an environment that is there already, and is closed by its maker.
     ///
     /// # Errors
     /// When its folder cannot be made.
@@ -171,7 +171,7 @@ pub(crate) fn remember_entry(cache: &JudgeCache, entry: &StoredEntry) -> anyhow:
 /// A folder of our own, which goes with its owner.
 pub(crate) struct Folder {
     path: PathBuf,
-    /// Its lock tells others that it is in use.
+    /// Its lock marks it as in use.
     _lock: File,
 }
 
@@ -214,15 +214,15 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left behind in the temporary folder harms nobody.
+        // What is left behind in the temporary folder does no harm.
         let _ = folders::remove(&self.path);
     }
 }
 
-/// Removes the folders of that kind that are this user's and that nobody uses.
+/// Removes the folders of that kind that are this user's and not in use.
 fn sweep(within: &Path, prefix: &str, user: u32) {
     for entry in fs::read_dir(within).into_iter().flatten().flatten() {
-        // What is said of the entry is not said of what a link leads to.
+        // The check is of the entry, not of a link's target.
         let ours = entry.metadata().is_ok_and(|about| about.is_dir() && about.uid() == user);
         if ours && entry.file_name().as_bytes().starts_with(prefix.as_bytes()) {
             let path = entry.path();

@@ -1,7 +1,7 @@
 //! Does a recorded session again, from its root: what it was forked or restored from comes first.
 //!
 //! Invariant: entries are done in the order of their numbers. What was cut off from outside, by a
-//! deadline, a cancel or a drain, is not judged: the record says nothing about where it stopped.
+//! deadline, a cancel or a drain, is not judged: the record does not show where it stopped.
 
 use std::sync::Arc;
 
@@ -49,14 +49,14 @@ enum ReplayedEntry {
     Again(u64, Option<Failure>),
     /// It had been cut off.
     CutOff,
-    /// A call of it had been cut off, and what came after it may hang on how far that call came.
+    /// A call of it had been cut off, and later entries may depend on how far that call came.
     Unknown {
         /// The tool that was called.
         tool: String,
     },
 }
 
-/// What a session is made of, the root first; or why that is not known.
+/// The records that a session is made of, the root first; or why that is not known.
 ///
 /// # Errors
 /// When the record cannot be read at all.
@@ -230,7 +230,7 @@ async fn run(
                     false => ReplayedEntry::Again(session.seq(), failed),
                 }
             }
-            // Nothing that is compared hangs on how far it came.
+            // Nothing that is compared depends on how far it came.
             StoredEvent::Step { outcome, .. } if was_cut_off(outcome) => ReplayedEntry::CutOff,
             StoredEvent::Step { .. } => {
                 let failed = step(stage, session, &entry.event).await?;
@@ -292,7 +292,7 @@ fn unknown_effect(stage: &ReplayEnvironment, session: &Session, entries: &[Store
     let (entry, later) = entries.split_first()?;
     let StoredEvent::Step { calls, .. } = &entry.event else { return None };
     let unknown = |call: &&StoredCall| {
-        // What has no code is the tool's own error.
+        // An error without a code is the tool's own.
         let code = call.outcome.as_ref().err().and_then(|error| error.code);
         code.is_some_and(|code| code.traits().delivered == Delivered::Maybe)
             && stage.tape.has_state(&session.toolbox().find(&call.tool))

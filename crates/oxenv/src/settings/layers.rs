@@ -70,7 +70,8 @@ impl Layers {
         Layers { flags, lookup, file }
     }
 
-    /// Reads a struct of arguments: each field is what the highest layer says that has it, else its default.
+    /// Reads a struct of arguments: each field is the value of the highest layer that has it, else its
+    /// default.
     ///
     /// # Errors
     /// When a variable or a value of the file does not parse.
@@ -94,7 +95,7 @@ impl Layers {
     /// Refuses what is in the file and is not a setting.
     ///
     /// # Errors
-    /// When the file has a key that is no argument of `T`.
+    /// When the file has a key that is not an argument of `T`.
     pub(crate) fn refuse_unknown<T: Args>(&self) -> anyhow::Result<()> {
         let known = Keys(keys::<T>());
         let checked =

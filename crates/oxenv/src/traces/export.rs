@@ -1,7 +1,7 @@
 //! Sends spans to a receiver of OTLP over HTTP, in JSON.
 //!
 //! Invariant: memory is bounded, because one group is sent at a time and what does not fit into the
-//! queue meanwhile is dropped. Every span that was not taken is counted, and a warning says so.
+//! queue meanwhile is dropped. Every span that was not taken is counted, and a warning reports it.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::span::{Span, request};
 
-/// Spans of one request, at the most.
+/// Maximum number of spans in one request.
 const MAX_SPANS_PER_REQUEST: usize = 512;
 
 /// How long a span waits for others.
@@ -29,7 +29,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses before a group is tried again; after the last it is dropped.
 const RETRY_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
-/// How often losses are told of, at the most.
+/// Least time between two reports of losses.
 const LOSS_REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How much of an answer is read.
@@ -78,7 +78,7 @@ impl Exporter {
         spans: mpsc::Receiver<Span>,
         dropped: Arc<AtomicU64>,
     ) -> anyhow::Result<Self> {
-        // Neither a proxy nor another place is guessed: what is sent goes where it was told to go.
+        // Neither a proxy nor another place is guessed: spans go to the configured address.
         let mut builder = Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -103,9 +103,9 @@ impl Exporter {
         Ok(Exporter { stop, task: Task(tokio::spawn(sender.run())) })
     }
 
-    /// Sends what is in the queue, once and for a few seconds at the most.
+    /// Sends what is in the queue, once and for a few seconds at most.
     pub(crate) async fn close(mut self) {
-        // It has ended already if nobody hears this.
+        // It has ended already if there is no receiver.
         let _ = self.stop.send(());
         if tokio::time::timeout(CLOSE_TIMEOUT, &mut self.task.0).await.is_err() {
             tracing::warn!("the last traces could not be sent in time");
@@ -126,7 +126,7 @@ struct Sender {
     spans: mpsc::Receiver<Span>,
     stopped: oneshot::Receiver<()>,
     stopping: bool,
-    /// Spans that were lost and not told of, for want of room or of a receiver.
+    /// Spans that were lost and not reported yet, because of a full queue or a missing receiver.
     dropped: Arc<AtomicU64>,
     /// Why the last group was lost.
     why: String,
@@ -213,7 +213,7 @@ impl Sender {
             .await
             .map_err(|error| SendError { why: error.without_url().to_string(), for_now: true })?;
         let status = response.status();
-        // Read to its end, so that the connection can be used again; it says nothing that we need.
+        // Read to its end, so that the connection can be used again; its content is not needed.
         let mut read = 0;
         while let Ok(Some(chunk)) = response.chunk().await {
             read += chunk.len();

@@ -40,7 +40,7 @@ pub(super) enum Value {
 /// OTLP's status of what failed; what did not has none.
 const STATUS_ERROR: u8 = 2;
 
-/// What is sent: spans, and who they are from.
+/// What is sent: spans, and their sender.
 pub(super) fn request(spans: &[Span]) -> Json {
     let version = env!("CARGO_PKG_VERSION");
     json!({ "resourceSpans": [{

@@ -1,6 +1,6 @@
-//! What of a record is missing or cannot be read: told on stderr each time, and by the exit code.
+//! Missing or unreadable parts of a record: reported on stderr each time, and by the exit code.
 //!
-//! Invariant: a command does what it can with the rest before it says so.
+//! Invariant: a command does what it can with the rest before it reports them.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -10,7 +10,7 @@ use oxenv_store::Hole;
 
 use crate::exit::{Problem, usage};
 
-/// What was told of a record.
+/// What was reported of a record.
 #[derive(Default)]
 pub(crate) struct Incomplete {
     /// Whether the record as a whole lacks something.
@@ -36,7 +36,7 @@ impl Incomplete {
         holes.iter().for_each(|hole| self.session(id, hole));
     }
 
-    /// Why a session that was named is not shown: what is missing may have it, or nobody recorded it.
+    /// Why a session that was named is not shown: it may be in a missing part, or was never recorded.
     pub(crate) fn unknown(&self, id: &str) -> anyhow::Error {
         match self.record {
             true => Problem::Incomplete(format!(
@@ -62,8 +62,8 @@ impl Incomplete {
     }
 }
 
-/// What can be read is shown all the same.
+/// Whatever can be read is still shown.
 fn warn(what: &dyn Display) {
-    // Nobody is left to tell when stderr is gone.
+    // There is no reader when stderr is gone.
     let _ = writeln!(std::io::stderr(), "warning: {what}");
 }

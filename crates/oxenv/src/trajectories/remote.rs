@@ -1,6 +1,6 @@
-//! Recorded sessions as a server tells them.
+//! Recorded sessions, read from a server.
 //!
-//! Invariant: a server that records nothing is told apart from one that is not there.
+//! Invariant: a server that records nothing is distinguished from one that is not there.
 
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::view::{EntryPage, EntryView, SessionView};
 use crate::exit::usage;
 
-/// A page has no more entries once these take so many bytes.
+/// Maximum bytes of a page: it ends once its entries take this many.
 const MAX_PAGE_BYTES: usize = 16 << 20;
 
 /// The recorded sessions of a folder.
@@ -27,7 +27,7 @@ impl RecordFolder {
     }
 
     /// The records of a folder, for the server that writes them. A thread reads the log, however long it is,
-    /// and tells in the server's log what is missing of it.
+    /// and reports in the server's log what is missing.
     ///
     /// # Errors
     /// When the folder or its index cannot be used.
@@ -76,7 +76,7 @@ impl RecordFolder {
     }
 }
 
-/// Tells what is missing of a record as a whole.
+/// Reports what is missing of a record as a whole.
 fn tell(trajectories: &Trajectories) {
     match trajectories.refresh().and_then(|_| trajectories.faults()) {
         Ok(faults) => {

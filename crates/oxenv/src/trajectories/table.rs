@@ -9,7 +9,7 @@ use oxenv_wire::{Reward, after};
 
 use super::view::{EntryView, SessionView};
 
-/// So many characters of an action are shown.
+/// Number of characters of an action that are shown.
 const MAX_ACTION_CHARS: usize = 60;
 
 /// A table of sessions.
@@ -55,7 +55,7 @@ fn counted(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// The lines of an entry: none for what the head tells already.
+/// The lines of an entry: none for what the head already shows.
 pub(super) fn lines(entry: &EntryView) -> Vec<String> {
     let took = entry.duration_us.map_or(String::new(), |us| format!("  {us} µs"));
     let came = outcome_text(entry);

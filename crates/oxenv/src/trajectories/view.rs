@@ -75,7 +75,7 @@ pub(crate) struct EntryView {
 pub(crate) struct EntryPage {
     #[serde(rename = "steps")]
     pub(crate) entries: Vec<EntryView>,
-    /// The number behind which the next page begins; none when there is no more.
+    /// The number after which the next page begins; `None` on the last page.
     pub(crate) next: Option<u64>,
 }
 

@@ -74,7 +74,7 @@ impl<'a> HttpRequest<'a> {
         self
     }
 
-    /// Takes an answer of so many bytes, whatever is said of others.
+    /// Takes an answer of that number of bytes, whatever the limit of other answers is.
     pub(super) fn large(mut self, bytes: usize) -> Self {
         self.large = bytes;
         self
@@ -268,7 +268,7 @@ fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
 
 /// Whether a request may be sent again after that.
 fn may_retry(request: &HttpRequest<'_>, error: &ClientError) -> bool {
-    // Who opens a session hears at once that nobody listens.
+    // A caller that opens a session learns at once that nothing listens.
     let told_at_once = error.code() == Code::ConnectFailed && request.phase == Some(Phase::Boot);
     let undelivered = error.delivered() == Delivered::No && error.is_retryable() && !told_at_once;
     undelivered || (request.key.is_some() && error.code() == Code::ConnectionLost)

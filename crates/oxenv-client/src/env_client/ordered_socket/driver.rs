@@ -19,7 +19,7 @@ use super::SocketState;
 /// How often the driver looks after a socket that callers may have left.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a socket that nobody has any more may take to close.
+/// How long a socket without users may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Polls the socket until it has ended or is released, and then closes it.
@@ -37,7 +37,7 @@ pub(super) async fn drive(shared: Arc<Mutex<SocketState>>, left: CancellationTok
         () = left.cancelled() => {}
     }
     left.cancelled().await;
-    // The last one who has the socket closes it, and reads until the server has, too.
+    // The last owner of the socket closes it, and reads until the server has closed it too.
     let Some(shared) = Arc::into_inner(shared) else { return };
     let mut socket = shared.into_inner().socket;
     let farewell = async {

@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// The requests without a reply, and the replies that nobody has taken yet.
+/// The requests without a reply, and the replies that have not been taken yet.
 #[derive(Default)]
 pub(super) struct PendingReplies {
     entries: VecDeque<PendingReply>,
@@ -19,7 +19,7 @@ pub(super) struct PendingReplies {
 
 enum PendingReply {
     Waiting(Option<Waker>),
-    /// Nobody waits any more.
+    /// The caller no longer waits.
     Abandoned,
     Answered(Utf8Bytes),
     Taken,
@@ -119,7 +119,7 @@ impl PendingReplies {
         }
     }
 
-    /// Drops the leading entries that nobody needs.
+    /// Drops the leading entries that are no longer needed.
     fn drop_taken(&mut self) {
         while self.answered > 0 && matches!(self.entries.front(), Some(PendingReply::Taken)) {
             self.entries.pop_front();

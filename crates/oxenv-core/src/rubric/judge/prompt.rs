@@ -36,7 +36,7 @@ const PLACEHOLDERS: [(&str, Placeholder); 4] = [
 ];
 
 impl Prompt {
-    /// Takes a prompt apart. `{word}` is a place; other braces are text.
+    /// Parses a prompt. `{word}` is a placeholder; other braces are text.
     pub(super) fn new(text: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut rest = text;
