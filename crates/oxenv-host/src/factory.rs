@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    ActionSpace, Capabilities, CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
-    Execution, Failure, ForkMode, Toolbox, Work,
+    ActionSpace, Capabilities, CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance,
+    EnvironmentSpec, Execution, Failure, ForkMode, Toolbox, Work,
 };
 use oxenv_wire::{Schemas, Tool};
 
