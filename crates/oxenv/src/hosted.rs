@@ -302,8 +302,8 @@ fn explain(error: &HostError, source: &HostSource, python: &str) -> String {
     if named && source.folder.is_none() {
         let place = source.path.as_deref().unwrap_or(Path::new(".")).display();
         return format!(
-            "{}\nthere is no module '{top}' in {place}, and none is installed: run it where the module is, or \
-             set --env PYTHONPATH=FOLDER, or name another Python with --python",
+            "{}\nthere is no module '{top}' in {place}, and none is installed: run it where the module is, \
+             or set --env PYTHONPATH=FOLDER, or name another Python with --python",
             error.message
         );
     }
