@@ -102,7 +102,7 @@ async fn of_a_burst_of_questions_those_beyond_the_bound_are_refused() {
     let mut growth = Growth::new();
     let caller = Silent { pause: Duration::ZERO };
     let call = call_as(&toolsets[0], Some(&caller), "flood", json!({}));
-    assert_eq!(growth.during(call).await.unwrap().text(), "1744");
+    assert_eq!(growth.during(call).await.unwrap().text(), "944");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -161,7 +161,8 @@ def main():
 
 
 def call(identifier, result):
-    result["content"][0]["text"] = burst(2000)
+    # Fewer refusals than answers may wait, however slowly they are read.
+    result["content"][0]["text"] = burst(1200)
     send({"id": identifier, "result": result})
 
 
