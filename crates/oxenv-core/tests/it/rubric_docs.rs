@@ -6,7 +6,7 @@ use oxenv_core::rubric::{RecordedStep, ScoringContext, rescore};
 use oxenv_core::{Failure, Judges, Reset, Rubric, RubricSpec, Score, Work};
 use serde_json::{Deserializer, Value, json};
 
-use crate::rubric_support::{Told, action, call, episode, judges, last, rewarded, text_only};
+use crate::rubric_support::{ScriptedJudge, action, call, episode, judges, last, rewarded, text_only};
 
 const COMPONENTS: [&str; 11] = [
     "sequence",
@@ -73,7 +73,7 @@ fn line(line: &str) -> (RecordedStep, Option<f64>, bool) {
 async fn every_example_gives_what_the_page_says() {
     let page = page();
     let blocks = blocks(&page);
-    let judges: Judges = judges(&Told::to_say("0.8"));
+    let judges: Judges = judges(&ScriptedJudge::answering("0.8"));
     let mut played = 0;
     for (index, (kind, text)) in blocks.iter().enumerate() {
         if *kind != "json" {

@@ -7,7 +7,7 @@ use oxenv_core::{Failure, Judges, Rubric};
 use oxenv_wire::{FailureKind, Phase, raw};
 use serde_json::json;
 
-use crate::rubric_support::{Told, action, call, declared, episode, judges, last};
+use crate::rubric_support::{ScriptedJudge, action, call, declared, episode, judges, last};
 
 fn judge(more: serde_json::Value) -> serde_json::Value {
     let mut component = json!({ "type": "judge", "prompt": "{task}|{action}|{observation}|{transcript}" });
@@ -17,8 +17,8 @@ fn judge(more: serde_json::Value) -> serde_json::Value {
     component
 }
 
-fn rubric(told: &Arc<Told>, more: serde_json::Value) -> Box<dyn Rubric> {
-    declared(judge(more), &judges(told))
+fn rubric(scripted: &Arc<ScriptedJudge>, more: serde_json::Value) -> Box<dyn Rubric> {
+    declared(judge(more), &judges(scripted))
 }
 
 fn played() -> oxenv_core::rubric::RecordedEpisode {
@@ -28,10 +28,10 @@ fn played() -> oxenv_core::rubric::RecordedEpisode {
 
 #[tokio::test]
 async fn it_is_shown_what_the_prompt_asks_for() {
-    let told = Told::to_say("0.25");
-    let rescored = rescore(rubric(&told, json!({})), &played()).await.unwrap();
+    let scripted = ScriptedJudge::answering("0.25");
+    let rescored = rescore(rubric(&scripted, json!({})), &played()).await.unwrap();
     assert_eq!((rescored.steps[0].reward, rescored.steps[1].reward), (None, Some(0.25)));
-    let question = told.questions.lock().unwrap().remove(0);
+    let question = scripted.questions.lock().unwrap().remove(0);
     let transcript = [
         r#"{"tool":null,"input":{"look":"{task}"},"output":{"seen":1},"is_error":false}"#,
         r#"{"tool":"say","input":{"text":"hi"},"output":"hello","is_error":false}"#,
@@ -65,8 +65,8 @@ async fn only_a_number_in_the_range_is_an_answer() {
         (r#"{"score": "7"}"#, None),
         (r#"{"points": 7}"#, None),
     ] {
-        let told = Told::to_say(answer);
-        let rescored = rescore(rubric(&told, range.clone()), &played()).await;
+        let scripted = ScriptedJudge::answering(answer);
+        let rescored = rescore(rubric(&scripted, range.clone()), &played()).await;
         match number {
             Some(_) => assert_eq!(rescored.unwrap().reward, number, "{answer}"),
             None => {
@@ -81,38 +81,38 @@ async fn only_a_number_in_the_range_is_an_answer() {
 
 #[tokio::test]
 async fn the_failure_of_a_judge_is_no_reward_and_is_not_remembered() {
-    let told = Told::to_say("1");
-    told.now_say(Err(Failure::infrastructure("the judge is not there")));
-    let judges = judges(&told);
+    let scripted = ScriptedJudge::answering("1");
+    scripted.now_say(Err(Failure::infrastructure("the judge is not there")));
+    let judges = judges(&scripted);
     let failure = rescore(declared(judge(json!({})), &judges), &played()).await.unwrap_err();
     assert_eq!((failure.phase, failure.message.as_str()), (Phase::Verify, "the judge is not there"));
-    told.now_say(Ok("not a number"));
+    scripted.now_say(Ok("not a number"));
     rescore(declared(judge(json!({})), &judges), &played()).await.unwrap_err();
-    told.now_say(Ok("1"));
+    scripted.now_say(Ok("1"));
     let rescored = rescore(declared(judge(json!({})), &judges), &played()).await.unwrap();
-    assert_eq!((rescored.reward, told.asked()), (Some(1.0), 3));
+    assert_eq!((rescored.reward, scripted.asked()), (Some(1.0), 3));
 }
 
 #[tokio::test]
 async fn the_same_question_is_asked_once() {
-    let told = Told::to_say("0.5");
-    let judges = judges(&told);
+    let scripted = ScriptedJudge::answering("0.5");
+    let judges = judges(&scripted);
     let every = || declared(judge(json!({ "when": "every_act" })), &judges);
     let first = rescore(every(), &played()).await.unwrap();
-    assert_eq!((first.reward, told.asked()), (Some(1.0), 2));
-    told.now_say(Ok("0.9"));
+    assert_eq!((first.reward, scripted.asked()), (Some(1.0), 2));
+    scripted.now_say(Ok("0.9"));
     let again = rescore(every(), &played()).await.unwrap();
-    assert_eq!((again, told.asked()), (first, 2));
+    assert_eq!((again, scripted.asked()), (first, 2));
     // Other instructions are another question.
     let other = declared(judge(json!({ "instructions": "You are strict." })), &judges);
     assert_eq!(rescore(other, &played()).await.unwrap().reward, Some(0.9));
-    assert_eq!(told.asked(), 3);
+    assert_eq!(scripted.asked(), 3);
 }
 
 #[tokio::test]
 async fn what_a_record_tells_is_not_asked_again() {
-    let told = Told::to_say("0.5");
-    let first = rescore(rubric(&told, json!({})), &played()).await.unwrap();
+    let scripted = ScriptedJudge::answering("0.5");
+    let first = rescore(rubric(&scripted, json!({})), &played()).await.unwrap();
     let (digest, answer) = &first.steps[1].report.answers[0];
     assert_eq!((digest.len(), *answer), (64, 0.5));
 
@@ -120,7 +120,7 @@ async fn what_a_record_tells_is_not_asked_again() {
     cache.remember(&raw(&json!({ "oxenv": { "judged": { digest.as_str(): answer } } })).unwrap());
     cache.remember(&raw(&json!({ "oxenv": { "judged": { "x": "y" } } })).unwrap());
     cache.remember(&raw(&json!({ "oxenv": [] })).unwrap());
-    let nobody = Told::to_say("nothing");
+    let nobody = ScriptedJudge::answering("nothing");
     let judges = Judges { cache, ..judges(&nobody) };
     let again = rescore(declared(judge(json!({})), &judges), &played()).await.unwrap();
     assert_eq!((again, nobody.asked()), (first, 0));
@@ -128,8 +128,8 @@ async fn what_a_record_tells_is_not_asked_again() {
 
 #[tokio::test]
 async fn a_cache_forgets_the_oldest_answers() {
-    let told = Told::to_say("0.5");
-    let judges = judges(&told);
+    let scripted = ScriptedJudge::answering("0.5");
+    let judges = judges(&scripted);
     rescore(declared(judge(json!({})), &judges), &played()).await.unwrap();
     let answers = |from: u32, to: u32| {
         let answers = (from..to).map(|number| (number.to_string(), json!(1)));
@@ -137,19 +137,19 @@ async fn a_cache_forgets_the_oldest_answers() {
     };
     judges.cache.remember(&answers(0, 16_383));
     rescore(declared(judge(json!({})), &judges), &played()).await.unwrap();
-    assert_eq!(told.asked(), 1);
+    assert_eq!(scripted.asked(), 1);
     judges.cache.remember(&answers(20_000, 20_001));
     rescore(declared(judge(json!({})), &judges), &played()).await.unwrap();
-    assert_eq!(told.asked(), 2);
+    assert_eq!(scripted.asked(), 2);
 }
 
 #[tokio::test]
 async fn a_question_that_is_too_long_is_not_asked() {
-    let told = Told::to_say("0.5");
+    let scripted = ScriptedJudge::answering("0.5");
     let long = episode(vec![last(action(&json!({}), &json!({ "large": "x".repeat(1 << 20) })))]);
-    let failure = rescore(rubric(&told, json!({})), &long).await.unwrap_err();
+    let failure = rescore(rubric(&scripted, json!({})), &long).await.unwrap_err();
     assert!(failure.message.contains("1048576 is the most"), "{failure}");
-    assert_eq!(told.asked(), 0);
+    assert_eq!(scripted.asked(), 0);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::rubric_support::{Told, judges};
+use crate::rubric_support::{ScriptedJudge, judges};
 use crate::support::{Shown, call, code, observe, reset_as, step, tool_step};
 
 /// Counts to ten.
@@ -281,20 +281,20 @@ async fn an_episode_that_was_made_up_costs_no_more_than_another() {
 
 #[tokio::test]
 async fn a_judge_that_fails_fails_the_step_and_never_rewards_it() {
-    let told = Told::to_say("0.5");
+    let scripted = ScriptedJudge::answering("0.5");
     let judge = json!({ "type": "judge", "prompt": "{action}", "when": "every_act" });
     let called = json!({ "type": "tool_called", "tool": "x", "at_most": 0 });
     let rubric = json!({ "version": 1, "rubric": { "type": "sum", "parts": [judge, called] } });
-    let rubric = RubricSpec::read(rubric).unwrap().compile(&judges(&told)).unwrap();
+    let rubric = RubricSpec::read(rubric).unwrap().compile(&judges(&scripted)).unwrap();
     let tools = tool_environment("tools", "Tools", says(), None);
     let store = store(scored(tools, rubric, true));
     let session = begun(&store).await;
     let say = |text: &str| call(&session, "say", json!({ "text": text }));
     assert_eq!(say("a").await.unwrap().reward, Some(Reward::Float(0.5)));
-    told.now_say(Err(Failure::new(ErrorCode::DeadlineExceeded, "the judge did not answer in time")));
+    scripted.now_say(Err(Failure::new(ErrorCode::DeadlineExceeded, "the judge did not answer in time")));
     let failure = say("b").await.unwrap_err();
     assert_eq!((failure.kind, failure.phase), (FailureKind::Timeout, Phase::Verify));
-    told.now_say(Ok("1"));
+    scripted.now_say(Ok("1"));
     // The call was made, and the episode goes on.
     let reply = say("c").await.unwrap();
     assert_eq!(reply.reward, Some(Reward::Float(1.0)));

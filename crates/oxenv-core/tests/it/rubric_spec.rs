@@ -1,9 +1,9 @@
-//! Declared rubrics: what is wrong with one is told with its place and what was probably meant.
+//! Declared rubrics: what is wrong with one is scripted with its place and what was probably meant.
 
 use oxenv_core::{Judges, RubricSpec};
 use serde_json::{Value, json};
 
-use crate::rubric_support::{Told, judges};
+use crate::rubric_support::{ScriptedJudge, judges};
 
 fn problem(declared: Value) -> String {
     RubricSpec::read(declared).unwrap_err().to_string()
@@ -126,7 +126,7 @@ fn judges_are_found_by_their_names() {
     let problem = |spec: &RubricSpec, judges: &Judges| spec.compile(judges).err().unwrap().to_string();
     let none = "rubric.parts[0].judge: no judge is called 'style'; configure one";
     assert_eq!(problem(&spec, &Judges::default()), none);
-    let one = judges(&Told::to_say("1"));
+    let one = judges(&ScriptedJudge::answering("1"));
     let near = "rubric.parts[0].judge: no judge is called 'defalt'; did you mean 'default'?";
     assert_eq!(problem(&asks("defalt"), &one), near);
     let spec = RubricSpec::read(rubric(json!({ "type": "environment_reward" }))).unwrap();

@@ -1,4 +1,4 @@
-//! Episodes written down as a test needs them, and judges that answer as they are told.
+//! Episodes written down as a test needs them, and judges that answer as they are scripted.
 //!
 //! Invariant: episodes are scored through `rescore`, which takes the same way as a live session.
 
@@ -69,15 +69,15 @@ pub(crate) async fn rewards(component: Value, steps: Vec<RecordedStep>) -> Vec<O
 }
 
 /// A judge of a test.
-pub(crate) struct Told {
+pub(crate) struct ScriptedJudge {
     answer: Mutex<Result<String, Failure>>,
     asked: AtomicUsize,
     pub(crate) questions: Mutex<Vec<JudgeQuestion>>,
 }
 
-impl Told {
-    pub(crate) fn to_say(answer: &str) -> Arc<Self> {
-        Arc::new(Told {
+impl ScriptedJudge {
+    pub(crate) fn answering(answer: &str) -> Arc<Self> {
+        Arc::new(ScriptedJudge {
             answer: Mutex::new(Ok(answer.to_owned())),
             asked: AtomicUsize::new(0),
             questions: Mutex::default(),
@@ -93,9 +93,9 @@ impl Told {
     }
 }
 
-impl Judge for Told {
+impl Judge for ScriptedJudge {
     fn identity(&self) -> &str {
-        "told"
+        "scripted"
     }
 
     fn ask(&self, question: JudgeQuestion) -> Work<'_, Result<JudgeAnswer, Failure>> {
@@ -110,7 +110,7 @@ impl Judge for Told {
     }
 }
 
-pub(crate) fn judges(judge: &Arc<Told>) -> Judges {
+pub(crate) fn judges(judge: &Arc<ScriptedJudge>) -> Judges {
     let by_name = [("default".to_owned(), Arc::clone(judge) as Arc<dyn Judge>)].into();
     Judges { by_name, cache: Arc::new(JudgeCache::default()) }
 }

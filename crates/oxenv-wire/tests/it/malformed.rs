@@ -20,7 +20,7 @@ use crate::refusals::{
 };
 
 /// A longer text is shown by its beginning.
-const SHOWN: usize = 400;
+const MAX_SHOWN_CHARS: usize = 400;
 
 type Issues = Result<(), Vec<ValidationIssue>>;
 
@@ -74,7 +74,7 @@ pub(crate) fn expand(text: &str) -> String {
 
 fn shown(text: &str) -> String {
     match text.char_indices().nth(60) {
-        Some((end, _)) if text.len() > SHOWN => format!("{}… ({} bytes)", &text[..end], text.len()),
+        Some((end, _)) if text.len() > MAX_SHOWN_CHARS => format!("{}… ({} bytes)", &text[..end], text.len()),
         _ => text.to_owned(),
     }
 }
