@@ -1,4 +1,4 @@
-//! Declared rubrics: what is wrong with one is scripted with its place and what was probably meant.
+//! Declared rubrics: an error names the place of what is wrong, and what was probably meant.
 
 use oxenv_core::{Judges, RubricSpec};
 use serde_json::{Value, json};
