@@ -125,7 +125,8 @@ fn an_address_for_others_must_be_meant() {
 fn what_cannot_be_served_is_said_by_name() {
     run(&["serve", "ecko"]).failed(2, &["'ecko'", "did you mean 'echo'"]);
     run(&["serve", "xyz"]).failed(2, &["'xyz'", "connect4, echo"]);
-    run(&["serve", "package.module:Name"]).failed(2, &["'package'", "--python"]);
+    let python = ["serve", "package.module:Name", "--log", "error"];
+    run(&python).failed(2, &["'package'", "--python"]);
     run(&["serve", env!("CARGO_MANIFEST_DIR")]).failed(2, &["openenv.yaml", "server/app.py"]);
     run(&["serve", "/nowhere/env.py"]).failed(2, &["/nowhere/env.py"]);
     run(&["serve", ""]).failed(2, &["no environment"]);
