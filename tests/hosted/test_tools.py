@@ -2,12 +2,14 @@
 
 import json
 import urllib.request
+from pathlib import Path
 
 import pytest
 from clients.stock import call, run
 from openenv.core import GenericEnvClient
 from openenv.core.mcp_client import MCPToolClient
 
+ENVIRONMENTS = Path(__file__).parent / "environments"
 ECHO = "reference.echo_openenv:EchoEnvironment"
 
 
@@ -98,3 +100,55 @@ def test_tool_calls_without_a_server_of_tools(host):
             return [tool["name"] for tool in tools], called.observation["result"], called.reward
 
     assert run(play()) == (["double"], 6, 0.5)
+
+
+CALLS = [
+    ("text", {"word": "três ☃"}),
+    ("text", {}),
+    ("text", {"word": 3}),
+    ("text", {"word": "a", "more": 1}),
+    ("nothing", {}),
+    ("point", {"x": 1}),
+    ("point", {"x": "7"}),
+    ("point", {}),
+    ("takes_point", {"point": {"x": 1, "y": 2}}),
+    ("takes_point", {"point": {"y": 2}}),
+    ("mixed", {}),
+    ("counted", {"most": 3}),
+    ("fails", {"text": "went wrong"}),
+    ("fails", {"text": "an invalid argument"}),
+    ("refuses", {}),
+    ("breaks_a_model", {}),
+    ("runs_a_loop", {"seconds": 0}),
+    ("waits", {"seconds": 0}),
+    ("waits", {"seconds": 30}),
+    ("sleeps", {"seconds": 1}),
+    ("text", {"word": "after"}),
+    ("hides", {"name": "text"}),
+    ("text", {}),
+    ("nope", {}),
+]
+
+
+def test_calls_without_a_thread_end_as_the_reference_lets_them_end(host, monkeypatch):
+    """Every result, error and error type is that of the same class in the reference's own hands."""
+    pytest.importorskip("openenv.core.env_server.mcp_environment")
+    monkeypatch.syspath_prepend(str(ENVIRONMENTS))
+    from openenv.core.env_server.mcp_types import CallToolAction
+    from openenv.core.env_server.serialization import serialize_observation
+    from tool_results import ToolResults
+
+    stock, server = ToolResults(), host("tool_results:ToolResults")
+
+    async def play():
+        async with GenericEnvClient(base_url=server.url) as env:
+            await env.reset()
+            for tool, arguments in CALLS:
+                action = CallToolAction(tool_name=tool, arguments=arguments)
+                # The same clock: a sleeping thread of the reference's is left behind.
+                wanted = serialize_observation(await stock.step_async(action))["observation"]
+                given = (await env.step(call(tool, **arguments))).observation
+                kept = {key: given[key] for key in wanted}
+                assert kept == wanted, (tool, arguments)
+
+    run(play())

@@ -14,32 +14,34 @@ use tokio::net::UnixStream;
 const HEAD_BYTES: usize = 8;
 /// Maximum bytes of a frame.
 const MAX_FRAME: usize = 1 << 30;
+/// Bytes that are read at once when nothing is known of the next frame.
+const READ_BYTES: usize = 4096;
 /// Maximum bytes of the buffer that is kept between frames.
 const MAX_KEPT_BUFFER: usize = 1 << 20;
 
 /// The server's end of a worker's socket.
 pub(crate) struct FrameStream {
     stream: UnixStream,
-    buffer: Vec<u8>,
+    replies: FrameReader,
     /// The number of the last request.
     number: u32,
 }
 
 impl FrameStream {
     pub(crate) fn new(stream: UnixStream) -> Self {
-        FrameStream { stream, buffer: Vec::new(), number: 0 }
+        FrameStream { stream, replies: FrameReader::default(), number: 0 }
     }
 
     /// Sends a request and waits for its reply, which is valid until the next request.
     pub(crate) async fn exchange(&mut self, request: &impl Serialize) -> io::Result<&[u8]> {
         self.number = self.number.wrapping_add(1);
         self.stream.write_all(&frame(request, self.number)?).await?;
-        let number = read_frame(&mut self.stream, &mut self.buffer).await?;
-        if number != self.number {
+        let reply = self.replies.next(&mut self.stream).await?;
+        if reply.number != self.number {
             let says = "answered a request that was not made: something else writes to its socket";
             return Err(io::Error::new(io::ErrorKind::InvalidData, says));
         }
-        Ok(&self.buffer)
+        Ok(reply.json)
     }
 
     /// The stream, for who sends and receives at the same time.
@@ -48,23 +50,52 @@ impl FrameStream {
     }
 }
 
-/// Reads the next frame into a buffer; gives the number of its request.
-pub(crate) async fn read_frame(
-    stream: &mut (impl AsyncRead + Unpin),
-    buffer: &mut Vec<u8>,
-) -> io::Result<u32> {
-    let mut head = [0; HEAD_BYTES];
-    stream.read_exact(&mut head).await?;
-    let [size @ .., n0, n1, n2, n3] = head;
-    let (size, number) = (u32::from_be_bytes(size) as usize, u32::from_be_bytes([n0, n1, n2, n3]));
-    if size > MAX_FRAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {size} bytes")));
+/// A frame that was read.
+pub(crate) struct Frame<'r> {
+    /// The number of the request that it replies to.
+    pub(crate) number: u32,
+    pub(crate) json: &'r [u8],
+}
+
+/// Reads frames. A small frame is one read. A read that is cancelled loses nothing.
+#[derive(Default)]
+pub(crate) struct FrameReader {
+    buffer: Vec<u8>,
+    /// Length of the frame that was read last, which is at the beginning of the buffer.
+    last: usize,
+}
+
+impl FrameReader {
+    /// The next frame, which is valid until the one after it.
+    pub(crate) async fn next(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Frame<'_>> {
+        self.buffer.drain(..std::mem::take(&mut self.last));
+        self.buffer.shrink_to(MAX_KEPT_BUFFER);
+        loop {
+            let missing = match self.buffer.first_chunk::<HEAD_BYTES>() {
+                None => READ_BYTES,
+                Some([size @ .., n0, n1, n2, n3]) => {
+                    let (size, number) =
+                        (u32::from_be_bytes(*size), u32::from_be_bytes([*n0, *n1, *n2, *n3]));
+                    let end = HEAD_BYTES + size as usize;
+                    if end > HEAD_BYTES + MAX_FRAME {
+                        return Err(io::Error::new(
+                            io::ErrorKind::InvalidData,
+                            format!("a frame of {size} bytes"),
+                        ));
+                    }
+                    if self.buffer.len() >= end {
+                        self.last = end;
+                        return Ok(Frame { number, json: &self.buffer[HEAD_BYTES..end] });
+                    }
+                    end - self.buffer.len()
+                }
+            };
+            self.buffer.reserve(missing);
+            if stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
     }
-    buffer.clear();
-    buffer.shrink_to(MAX_KEPT_BUFFER);
-    buffer.resize(size, 0);
-    stream.read_exact(buffer).await?;
-    Ok(number)
 }
 
 /// A request as a frame.

@@ -16,7 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 
-use crate::frames::{FrameStream, frame, read_frame};
+use crate::frames::{FrameReader, FrameStream, frame};
 use crate::protocol::{ChildExit, Reply, TemplateRequest, WorkerPlace};
 
 /// How a worker's process has ended; nothing while it lives.
@@ -107,9 +107,9 @@ async fn send(mut writer: OwnedWriteHalf, mut queue: mpsc::UnboundedReceiver<Vec
 
 /// Hears of children that ended, until the template has.
 async fn hear(mut reader: OwnedReadHalf, children: Children) {
-    let mut buffer = Vec::new();
-    while read_frame(&mut reader, &mut buffer).await.is_ok() {
-        let Ok(Reply::Exited(exit)) = serde_json::from_slice(&buffer) else { continue };
+    let mut replies = FrameReader::default();
+    while let Ok(reply) = replies.next(&mut reader).await {
+        let Ok(Reply::Exited(exit)) = serde_json::from_slice(reply.json) else { continue };
         if let Some(ended) = children.lock().as_mut().and_then(|children| children.remove(&exit.worker)) {
             ended.send_replace(Some(WorkerExit::of(&exit)));
         }

@@ -16,6 +16,7 @@ ended.
 
 import asyncio
 import atexit
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -41,8 +42,10 @@ import typing
 import weakref
 
 MAX_FRAME = 1 << 30
+READ_SIZE = 1 << 16
 MAX_TRACEBACK = 16 << 10
 MAX_MESSAGE = 16 << 10
+TOOL_TIMEOUT = 30.0
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 CORE_MODULES = ("openenv.core.env_server", "openenv_core.env_server", "core.env_server")
@@ -60,32 +63,41 @@ class NonFiniteReward(ValueError):
 # Frames.
 
 
-def receive_exactly(sock, size):
-    """Bytes from the socket; None when it ended before the first of them."""
-    data = bytearray(size)
-    view, got = memoryview(data), 0
-    while got < size:
-        count = sock.recv_into(view[got:])
-        if count == 0:
-            return None
-        got += count
-    return data
-
-
 class Connection:
     """Frames over the socket to the server."""
 
     def __init__(self, sock):
         self.sock, self.number, self.process = sock, 0, os.getpid()
+        self.unread = b""
+        """What was read of the next requests; a small request is one read."""
 
     def receive(self):
         """The next request; None at the end."""
-        head = receive_exactly(self.sock, 8)
+        head = self.read(8)
         if head is None:
             return None
         size, self.number = struct.unpack(">II", head)
-        body = receive_exactly(self.sock, size)
+        body = self.read(size)
         return None if body is None else json.loads(body)
+
+    def read(self, size):
+        """So many bytes; None when the socket ended before."""
+        if not self.unread:
+            self.unread = self.sock.recv(READ_SIZE)
+        data, self.unread = self.unread[:size], self.unread[size:]
+        return data if len(data) == size else self.read_rest(data, size)
+
+    def read_rest(self, begin, size):
+        """So many bytes, of which the first were read."""
+        data = bytearray(size)
+        data[: len(begin)] = begin
+        view, got = memoryview(data), len(begin)
+        while got < size:
+            count = self.sock.recv_into(view[got:])
+            if count == 0:
+                return None
+            got += count
+        return data
 
     def send(self, payload):
         """Sends one frame: bytes of JSON."""
@@ -933,12 +945,11 @@ class ToolServer:
             return
         client_result = importlib.import_module("fastmcp.client.client").CallToolResult
         tool_error = importlib.import_module("fastmcp.exceptions").ToolError
+        functions = FunctionTools.of(server)
+        handle = getattr(environment, "_async_handle_call_tool", None)
+        failed = None
 
-        async def call(tool_name, arguments):
-            try:
-                result = await server.call_tool(tool_name, arguments)
-            except Exception as error:
-                raise tool_error(client_error_text(error, tool_name)) from error
+        def result_of(result):
             structured = result.structured_content
             meta = getattr(result, "meta", None)
             wrapped = isinstance(structured, dict) and set(structured) == {"result"}
@@ -947,7 +958,37 @@ class ToolServer:
                 content=result.content, structured_content=structured, meta=meta, data=data, is_error=False
             )
 
+        async def call(tool_name, arguments):
+            nonlocal failed
+            error, failed = failed, None
+            if isinstance(error, asyncio.TimeoutError):
+                raise error
+            try:
+                if error is not None:
+                    raise error
+                return result_of(await server.call_tool(tool_name, arguments))
+            except Exception as error:
+                raise tool_error(client_error_text(error, tool_name)) from error
+
+        async def handle_call(action, timeout_s=None):
+            nonlocal failed
+            tool = await functions.find(action.tool_name)
+            if tool is None or action.tool_name in getattr(environment, "_mode_tools", ()):
+                return await handle(action, timeout_s=timeout_s)
+            limit = TOOL_TIMEOUT if timeout_s is None else timeout_s
+            try:
+                result = result_of(await functions.call(tool, action.arguments, limit))
+            except Exception as error:
+                # The environment's own code says what kind of error it is.
+                failed = error
+                return await handle(action, timeout_s=timeout_s)
+            return observation(tool_name=action.tool_name, result=result)
+
         environment._async_call_tool = call
+        observation = getattr(core_module("mcp_types"), "CallToolObservation", None)
+        own = getattr(type(environment), "_async_handle_call_tool", None)
+        if functions and observation and own is getattr(base, "_async_handle_call_tool", 0):
+            environment._async_handle_call_tool = handle_call
 
     def tools(self):
         """The tools with their schemas, as the environment lists them."""
@@ -986,6 +1027,139 @@ class ToolServer:
             kept = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
             described[each.name] = {"description": "", **{key: fields[key] for key in kept if key in fields}}
         return described
+
+
+class FunctionTools:
+    """The tools of a FastMCP server that are synchronous functions and no more, called without a thread.
+
+    FastMCP finds a tool anew for each call and calls it in a thread. Here a tool is found once, and again when
+    anything was added to the server or taken from it.
+    """
+
+    def __init__(self, server, provider):
+        self.server, self.provider = server, provider
+        self.tools, self.stamp = {}, None
+        exceptions = importlib.import_module("fastmcp.exceptions")
+        self.fastmcp_error, self.tool_error = exceptions.FastMCPError, exceptions.ToolError
+        self.function_tool = importlib.import_module("fastmcp.tools.function_tool").FunctionTool
+        self.context = importlib.import_module("fastmcp.server.context").Context
+        injected = importlib.import_module("fastmcp.server.dependencies").without_injected_parameters
+        self.takes_injected = lambda function: injected(function) is not function
+        self.adapter = importlib.import_module("fastmcp.utilities.types").get_cached_typeadapter
+
+    @classmethod
+    def of(cls, server):
+        """Those of a server; None where FastMCP is of a version whose parts are others."""
+        try:
+            (provider,) = server.providers
+            found = cls(server, provider)
+            found.present()
+        except Exception:
+            return None
+        if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+            return None
+        signal.signal(signal.SIGALRM, raise_time_is_up)
+        return found
+
+    def present(self):
+        """What changes when tools are added, removed, hidden or shown, or a middleware is added."""
+        server, provider = self.server, self.provider
+        parts = (provider._components, provider.transforms, server.transforms, server.middleware)
+        return (*map(len, parts), len(server.providers))
+
+    async def find(self, name):
+        """A tool's function with its type adapter; None if FastMCP has to call it."""
+        stamp = self.present()
+        if stamp != self.stamp:
+            self.tools, self.stamp = {}, stamp
+        if name in self.tools:
+            found = self.tools[name]
+            if found is None or self.provider._components.get(found[0].key) is found[0]:
+                return found
+        tool = await self.server.get_tool(name)
+        self.tools[name] = self.checked(tool)
+        return self.tools[name]
+
+    def checked(self, tool):
+        plain = (
+            type(tool) is self.function_tool
+            and tool.timeout is None
+            and self.provider._components.get(tool.key) is tool
+            and not is_asynchronous(tool.fn)
+            and not self.takes_injected(tool.fn)
+        )
+        return (tool, self.adapter(tool.fn)) if plain else None
+
+    async def call(self, found, arguments, limit):
+        """The result of a tool, or the exception that FastMCP's server raises for it."""
+        tool, adapter = found
+
+        def call():
+            with deadline(limit):
+                result = adapter.validate_python(arguments)
+                return list(result) if inspect.isgenerator(result) else result
+
+        async with self.context(fastmcp=self.server):
+            try:
+                result = outside_loop(call)
+                return tool.convert_result(await result if inspect.isawaitable(result) else result)
+            except self.fastmcp_error:
+                raise
+            except TimeIsUp:
+                raise asyncio.TimeoutError from None
+            except Exception as error:
+                raise self.server_error(tool.name, error) from error
+
+    def server_error(self, name, error):
+        """What FastMCP's server makes of an exception."""
+        if is_validation_error(error):
+            return error
+        traceback.print_exception(error)
+        kind, status = type(error).__name__, getattr(getattr(error, "response", None), "status_code", None)
+        if kind == "HTTPStatusError" and status == 429:
+            return self.tool_error("Rate limited by upstream API, please retry later")
+        if kind.endswith("Timeout") and type(error).__module__ == "httpx":
+            return self.tool_error("Upstream request timed out, please retry")
+        detail = "" if self.server._mask_error_details else f": {error}"
+        return self.tool_error(f"Error calling tool {name!r}{detail}")
+
+
+def is_asynchronous(function):
+    """Whether a function's result is awaited or iterated asynchronously."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    each = (function, getattr(function, "__call__", None))
+    return any(map(inspect.iscoroutinefunction, each)) or any(map(inspect.isasyncgenfunction, each))
+
+
+class TimeIsUp(BaseException):
+    """A tool took longer than its step allows."""
+
+
+def raise_time_is_up(*_):
+    raise TimeIsUp
+
+
+@contextlib.contextmanager
+def deadline(seconds):
+    """Interrupts what takes longer."""
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def outside_loop(function):
+    """Calls a synchronous function from a coroutine as if no event loop ran, so that it may run its own."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    asyncio._leave_task(loop, task)
+    asyncio._set_running_loop(None)
+    try:
+        return function()
+    finally:
+        asyncio._set_running_loop(loop)
+        asyncio._enter_task(loop, task)
 
 
 def can_bypass(server):
@@ -1145,11 +1319,15 @@ class Template:
                 except BlockingIOError:
                     pass
                 self.reap()
-            if self.connection.sock in ready:
+            if self.connection.sock not in ready:
+                continue
+            while True:
                 request = self.connection.receive()
                 if request is None:
                     return
                 self.handle(request)
+                if not self.connection.unread:
+                    break
 
     def await_children(self):
         """Wakes the loop when a child ends; an import may have set these, too."""
