@@ -24,7 +24,7 @@ use crate::directory;
 use crate::frames::FrameStream;
 use crate::log_tail::LogTail;
 use crate::protocol::{ErrorKind, HostSource, Loaded, Reply, TemplateRequest, WorkerError, WorkerPlace};
-use crate::template::{Template, WorkerExit};
+use crate::template::{ExitWatch, Template, WorkerExit};
 use crate::worker::{Worker, WorkerProcess};
 
 /// The script that every worker runs.
@@ -47,6 +47,9 @@ pub enum Isolation {
     /// Each session is a Python that imports the environment itself: slower to start, and right for what
     /// cannot be forked.
     Fresh,
+    /// Each session is a thread of the process that has imported the environment: the fastest, and none is
+    /// protected from the others.
+    Thread,
 }
 
 /// How an environment is run.
@@ -169,7 +172,7 @@ impl Host {
             host.isolation = Isolation::Fresh;
         }
         host.loaded = loaded;
-        if host.isolation == Isolation::Fork {
+        if host.isolation != Isolation::Fresh {
             host.template = AsyncMutex::new(Some(template));
         }
         Ok(Arc::new(host))
@@ -246,18 +249,34 @@ impl Host {
     }
 
     async fn make(self: &Arc<Self>) -> Result<Worker, HostError> {
-        match self.isolation {
-            Isolation::Fork => match self.fork().await {
-                // It was lost just now: the next one imports the environment again.
-                Err(_) if self.template_is_lost().await => self.fork().await,
-                made => made,
-            },
-            Isolation::Fresh => self.start_fresh().await,
+        if self.isolation == Isolation::Fresh {
+            return self.start_fresh().await;
+        }
+        match self.start_in_template().await {
+            // It was lost just now: the next one imports the environment again.
+            Err(_) if self.template_is_lost().await => self.start_in_template().await,
+            made => made,
         }
     }
 
-    async fn fork(self: &Arc<Self>) -> Result<Worker, HostError> {
+    async fn start_in_template(self: &Arc<Self>) -> Result<Worker, HostError> {
         let template = self.live_template().await?;
+        if self.isolation == Isolation::Thread {
+            self.start_thread(template).await
+        } else {
+            self.fork(template).await
+        }
+    }
+
+    async fn start_thread(&self, template: Arc<Template>) -> Result<Worker, HostError> {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let socket = Socket::bind(self.place.path(), number)?;
+        let mut exit = template.start_thread(number, &socket.path)?;
+        let stream = connected(&mut exit, socket.accept()).await?;
+        Ok(Worker::new(stream, LogTail::default(), WorkerProcess::Thread { exit, template }, Vec::new()))
+    }
+
+    async fn fork(self: &Arc<Self>, template: Arc<Template>) -> Result<Worker, HostError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let folders = self.folders(number).await?;
         let socket = Socket::bind(self.place.path(), number)?;
@@ -266,16 +285,7 @@ impl Host {
             let stream = socket.accept().await?;
             io::Result::Ok((stream, LogTail::of(socket.accept().await?)))
         };
-        let (stream, log) = tokio::select! {
-            connected = timeout(CONNECT_TIMEOUT, connecting) => connected.map_err(|_| HostError::new(
-                "a forked process does not connect; does the import leave locks or threads behind? \
-                 --isolation fresh does without forks"
-            ))??,
-            ended = exit.wait_for(Option::is_some) => {
-                let how = ended.ok().and_then(|ended| ended.clone()).unwrap_or(WorkerExit::Lost);
-                return Err(HostError::new(format!("a forked process {how}")));
-            }
-        };
+        let (stream, log) = connected(&mut exit, connecting).await?;
         let process = WorkerProcess::Forked { number, exit, template };
         Ok(Worker::new(stream, log, process, folders.all))
     }
@@ -404,6 +414,23 @@ impl Host {
         let mut all = vec![Arc::new(self.temporaries.open(&format!("template-{number}"))?)];
         all.extend(self.directories.as_ref().map(|directories| Arc::clone(&directories.base)));
         Ok(Folders { all })
+    }
+}
+
+/// Waits until a forked process or a thread has connected, or has ended.
+async fn connected<T>(
+    exit: &mut ExitWatch,
+    connecting: impl Future<Output = io::Result<T>>,
+) -> Result<T, HostError> {
+    tokio::select! {
+        connected = timeout(CONNECT_TIMEOUT, connecting) => Ok(connected.map_err(|_| HostError::new(
+            "a forked process does not connect; does the import leave locks or threads behind? \
+             --isolation fresh does without forks"
+        ))??),
+        ended = exit.wait_for(Option::is_some) => {
+            let how = ended.ok().and_then(|ended| ended.clone()).unwrap_or(WorkerExit::Lost);
+            Err(HostError::new(format!("a forked process {how}")))
+        }
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) enum TemplateRequest<'a> {
         #[serde(flatten)]
         place: WorkerPlace<'a>,
     },
+    /// Serve one session in a thread, which connects to a socket.
+    Thread { worker: u64, socket: &'a Path },
     /// End a child.
     Kill { worker: u64 },
 }

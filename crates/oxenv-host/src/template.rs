@@ -62,8 +62,17 @@ impl Template {
 
     /// Forks a child that connects to a socket; returns where its end will be reported.
     pub(crate) fn fork(&self, worker: u64, socket: &Path, place: WorkerPlace<'_>) -> io::Result<ExitWatch> {
+        self.start(worker, &TemplateRequest::Fork { worker, socket, place })
+    }
+
+    /// Starts a thread that connects to a socket; returns where its end will be reported.
+    pub(crate) fn start_thread(&self, worker: u64, socket: &Path) -> io::Result<ExitWatch> {
+        self.start(worker, &TemplateRequest::Thread { worker, socket })
+    }
+
+    fn start(&self, worker: u64, request: &TemplateRequest<'_>) -> io::Result<ExitWatch> {
         let (ended, exit) = watch::channel(None);
-        let frame = frame(&TemplateRequest::Fork { worker, socket, place }, 0)?;
+        let frame = frame(request, 0)?;
         let mut children = self.children.lock();
         let lost = || io::Error::new(io::ErrorKind::BrokenPipe, "the template has ended");
         children.as_mut().ok_or_else(lost)?.insert(worker, ended);

@@ -3,11 +3,11 @@
 It uses the standard library alone and is started with the environment's own Python. It is started
 in one of two roles:
 
-    worker.py template   imports the environment once; each session is a forked child
+    worker.py template   imports the environment once; each session is a forked child, or a thread
     worker.py session    imports the environment and serves one session
 
 Its stdin is a Unix socket that leads to the server. A forked child connects to a socket of its own, first
-for requests, then for what it writes to stdout and stderr. Both ways a message is a frame: four bytes of
+for requests, then for what it writes to stdout and stderr; a thread connects once. Both ways a message is a frame: four bytes of
 length and four with the number of the request (big-endian), then UTF-8 JSON. A request is an object with
 "op"; its reply, with the same number, is {"ok": ...} or
 {"error": {...}}, in order, one at a time. A template also sends {"exited": {...}} for each child that
@@ -16,6 +16,7 @@ ended.
 
 import asyncio
 import atexit
+import collections
 import contextlib
 import dataclasses
 import enum
@@ -36,6 +37,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 import traceback
 import types
 import typing
@@ -750,8 +752,10 @@ def accepted(function, arguments):
 class Session:
     """One environment and the requests about it."""
 
-    def __init__(self, hosted, connection, found=()):
+    def __init__(self, hosted, connection, found=(), alone=True):
         self.hosted, self.connection, self.found = hosted, connection, found
+        self.alone = alone
+        """Whether it has the process, and with it the generators, to itself."""
         self.environment = self.loop = self.mcp = self.reset = self.step = None
 
     def serve(self):
@@ -796,10 +800,15 @@ class Session:
         return await value
 
     def do_create(self, seed, mode=None):
-        reseed(seed, self.found)
+        self.reseed(seed)
         if mode:
             os.environ["OPENENV_MODE"] = mode
         environment = self.run(self.hosted.make())
+        if not self.alone and not getattr(environment, "SUPPORTS_CONCURRENT_SESSIONS", False):
+            raise HostError(
+                f"{type(environment).__name__} does not say SUPPORTS_CONCURRENT_SESSIONS = True, so its "
+                "sessions cannot be threads of one process; leave out --isolation thread"
+            )
         if mode and hasattr(environment, "_mode_tools"):
             environment._mode = mode
         self.environment = environment
@@ -818,8 +827,12 @@ class Session:
         created = {"tools": tools, "takes_tool_calls": takes_tool_calls, "metadata": metadata, "tasks": tasks}
         return self.ok({"created": created})
 
+    def reseed(self, seed):
+        if self.alone:
+            reseed(seed, self.found)
+
     def do_reset(self, seed, arguments, episode_id=None):
-        reseed(seed, self.found)
+        self.reseed(seed)
         given = accepted(self.reset, {"episode_id": episode_id, **arguments} if episode_id else arguments)
         return self.observed(self.run(self.reset(**given)))
 
@@ -1056,9 +1069,10 @@ class FunctionTools:
             found.present()
         except Exception:
             return None
-        if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
-            return None
-        signal.signal(signal.SIGALRM, raise_time_is_up)
+        if in_main_thread():
+            if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+                return None
+            signal.signal(signal.SIGALRM, raise_time_is_up)
         return found
 
     def present(self):
@@ -1140,14 +1154,24 @@ def raise_time_is_up(*_):
     raise TimeIsUp
 
 
+def in_main_thread():
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextlib.contextmanager
 def deadline(seconds):
-    """Interrupts what takes longer."""
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
-    try:
+    """Interrupts what takes longer. Other threads than the main one are not interrupted, but end as late."""
+    if in_main_thread():
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    else:
+        end = time.monotonic() + seconds
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if time.monotonic() > end:
+            raise TimeIsUp
 
 
 def outside_loop(function):
@@ -1168,7 +1192,7 @@ def can_bypass(server):
         version = importlib.import_module("fastmcp").__version__
     except Exception:
         return False
-    return int(version.split(".")[0]) >= 3 and not [
+    return version.split(".")[0] == "3" and not [
         each for each in getattr(server, "middleware", []) if type(each).__module__.split(".")[0] != "fastmcp"
     ]
 
@@ -1295,6 +1319,8 @@ class Template:
         self.found = []
         self.workers = {}
         self.own = set()
+        self.ended = collections.deque()
+        """Threads that ended: the main thread reports them."""
 
     def load(self, request):
         self.hosted = Hosted(request)
@@ -1319,6 +1345,8 @@ class Template:
                 except BlockingIOError:
                     pass
                 self.reap()
+                while self.ended:
+                    self.exited(self.ended.popleft(), 0, None)
             if self.connection.sock not in ready:
                 continue
             while True:
@@ -1342,8 +1370,22 @@ class Template:
             self.await_children()
         elif operation == "fork":
             self.fork(request)
+        elif operation == "thread":
+            threading.Thread(target=self.serve_session, args=[request], daemon=True).start()
         elif operation == "kill":
             self.kill(request["worker"])
+
+    def serve_session(self, request):
+        """The body of a session's thread."""
+        try:
+            Session(self.hosted, Connection(connect(request["socket"])), alone=False).serve()
+        except SystemExit:
+            pass
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            self.ended.append(request["worker"])
+            os.write(self.woken, b".")
 
     def fork(self, request):
         flush_output()

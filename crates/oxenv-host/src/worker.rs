@@ -34,6 +34,8 @@ pub(crate) struct Worker {
 pub(crate) enum WorkerProcess {
     /// A child that the template forked.
     Forked { number: u64, exit: ExitWatch, template: Arc<Template> },
+    /// A thread of the template. Nothing can end it: it ends with its request, when it finds its socket closed.
+    Thread { exit: ExitWatch, template: Arc<Template> },
     /// A Python that was started for it, where the template cannot be forked.
     Own(Child),
 }
@@ -51,7 +53,9 @@ impl Worker {
     /// Whether its process has ended already.
     pub(crate) fn has_ended(&self) -> bool {
         match &self.process {
-            WorkerProcess::Forked { exit, .. } => exit.borrow().is_some(),
+            WorkerProcess::Forked { exit, .. } | WorkerProcess::Thread { exit, .. } => {
+                exit.borrow().is_some()
+            }
             WorkerProcess::Own(_) => false,
         }
     }
@@ -59,16 +63,17 @@ impl Worker {
     /// How its process ended, with the last lines of its output; for a caller that has lost the
     /// connection to it.
     pub(crate) async fn describe_end(mut self, error: &io::Error) -> String {
+        let closed = || format!("closed its socket ({error})");
         let (how, lines) = match &mut self.process {
             WorkerProcess::Forked { exit, .. } => {
-                let known = timeout(EXIT_TIMEOUT, exit.wait_for(Option::is_some)).await;
-                let exit: Option<WorkerExit> = known.ok().and_then(Result::ok).and_then(|exit| exit.clone());
-                let how = exit.map(|exit| exit.to_string());
-                (how.unwrap_or_else(|| format!("closed its socket ({error})")), self.log.last_lines())
+                (describe_exit(exit).await.unwrap_or_else(closed), self.log.last_lines())
+            }
+            WorkerProcess::Thread { exit, template } => {
+                (describe_exit(exit).await.unwrap_or_else(closed), template.last_lines())
             }
             WorkerProcess::Own(child) => match timeout(EXIT_TIMEOUT, child.describe_end()).await {
                 Ok(how) => (how, String::new()),
-                Err(_) => (format!("closed its socket ({error})"), child.output_tail()),
+                Err(_) => (closed(), child.output_tail()),
             },
         };
         if lines.is_empty() { how } else { format!("{how}; its last output:\n{lines}") }
@@ -79,7 +84,7 @@ impl Worker {
         let closing = async {
             self.connection.exchange(&SessionRequest::Close).await?;
             match &mut self.process {
-                WorkerProcess::Forked { exit, .. } => {
+                WorkerProcess::Forked { exit, .. } | WorkerProcess::Thread { exit, .. } => {
                     let _ = exit.wait_for(Option::is_some).await;
                 }
                 WorkerProcess::Own(child) => {
@@ -92,9 +97,16 @@ impl Worker {
     }
 }
 
+/// How a process has ended, if that is known soon.
+async fn describe_exit(exit: &mut ExitWatch) -> Option<String> {
+    let known = timeout(EXIT_TIMEOUT, exit.wait_for(Option::is_some)).await;
+    let exit: Option<WorkerExit> = known.ok().and_then(Result::ok).and_then(|exit| exit.clone());
+    exit.map(|exit| exit.to_string())
+}
+
 impl Drop for Worker {
     fn drop(&mut self) {
-        // A process of its own ends with its `Child`.
+        // A process of its own ends with its `Child`, a thread with its socket.
         if let WorkerProcess::Forked { number, exit, template } = &self.process
             && exit.borrow().is_none()
         {

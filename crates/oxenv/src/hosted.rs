@@ -74,6 +74,8 @@ pub(crate) enum IsolationName {
     Fork,
     /// A Python that imports the environment itself
     Fresh,
+    /// A thread of one Python, for many small sessions that need no protection from each other
+    Thread,
 }
 
 /// The working directory of a session.
@@ -189,6 +191,7 @@ pub(crate) async fn start(
         isolation: args.isolation.map(|isolation| match isolation {
             IsolationName::Fork => Isolation::Fork,
             IsolationName::Fresh => Isolation::Fresh,
+            IsolationName::Thread => Isolation::Thread,
         }),
         spares: args.spares.unwrap_or(DEFAULT_SPARES),
         mode: mode.name(),
@@ -204,6 +207,7 @@ pub(crate) async fn start(
     let isolation = match host.isolation() {
         Isolation::Fork => "a forked process for each session",
         Isolation::Fresh => "a Python of its own for each session",
+        Isolation::Thread => "a thread for each session",
     };
     tracing::info!(python = shown, version = host.python_version(), isolation, "imported the environment");
     for note in host.notes() {
