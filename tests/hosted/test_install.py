@@ -43,7 +43,8 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "dice env"
     (place / "server").mkdir(parents=True)
     (place / "openenv.yaml").write_text("name: dice_env\napp: server.app:Dice\n")
-    (place / "pyproject.toml").write_text('[project]\nname = "dice"\ndependencies = ["oxenv-test-dice==1.0"]\n')
+    project = '[project]\nname = "dice"\ndependencies = ["oxenv-test-dice==1.0"]\n'
+    (place / "pyproject.toml").write_text(project)
     (place / "server/requirements.txt").write_text("oxenv-test-coin\n")
     # Without the base classes: the class has what makes one.
     (place / "server/app.py").write_text(
@@ -80,7 +81,8 @@ def test_requirements_are_installed_once_and_kept(folder, wheels, uv):
     assert told["made"] and told["installer"] == ("uv" if uv else "pip")
     assert told["requirements"] == ["pyproject.toml", "server/requirements.txt"]
     assert told["folder"] == str(folder) and told["python"] == str(folder / ".venv/bin/python")
-    assert {name for name in told["packages"] if name.startswith("oxenv")} == {"oxenv_test_dice", "oxenv_test_coin"}
+    ours = {name for name in told["packages"] if name.startswith("oxenv")}
+    assert ours == {"oxenv_test_dice", "oxenv_test_coin"}
     assert told["version"] == ".".join(map(str, sys.version_info[:3]))
     # What runs, and what it says.
     assert "$ " in first.stderr and "oxenv-test-dice" in first.stderr.replace("_", "-")
@@ -100,7 +102,8 @@ def test_what_is_missing_is_told_and_then_served(folder, wheels):
     )
     assert asked.stderr.splitlines()[-1] == hint
     done = install(folder, wheels, "--python", sys.executable)
-    assert done.returncode == 0 and done.stdout.splitlines()[1] == f"serve it: oxenv serve '{folder}'", done.stdout
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1] == f"serve it: oxenv serve '{folder}'"
     with running(serve, r"oxenv: serving dice_env on (http://127\.0\.0\.1:\d+)") as server:
         assert f"{folder}/.venv/bin/python" in server.logged()
 
@@ -142,7 +145,8 @@ def test_a_failure_has_the_installer_s_last_lines_and_its_code(folder, wheels, u
 def test_another_python_than_the_one_that_is_there_is_refused(folder, wheels, tmp_path):
     other = tmp_path / "python"
     other.write_text(
-        "#!/bin/sh\necho '{\"version\": \"3.99.0\", \"base\": \"/other\", \"has_pip\": true, \"packages\": {}}'\n"
+        "#!/bin/sh\n"
+        'echo \'{"version": "3.99.0", "base": "/other", "has_pip": true, "packages": {}}\'\n'
     )
     other.chmod(0o755)
     assert install(folder, wheels, "--python", sys.executable).returncode == 0

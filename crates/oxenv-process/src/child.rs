@@ -162,7 +162,8 @@ impl Supervisor {
         self.spawn_read(spec, &flags, Stdio::from(socket.into()), redactor)
     }
 
-    /// Starts a command with an empty stdin; returns it with what it writes to stdout and stderr, as one stream.
+    /// Starts a command with an empty stdin; returns it with what it writes to stdout and stderr, as one
+    /// stream.
     ///
     /// # Errors
     ///

@@ -131,6 +131,13 @@ pub(crate) fn in_folder(folder: &Path) -> anyhow::Result<Option<PythonEnvironmen
     }))
 }
 
+/// Whether it is known where the application of a folder is.
+pub(crate) fn has_application(environment: &PythonEnvironment) -> bool {
+    let HostSource { folder, target, .. } = &environment.source;
+    let in_folder = |folder: &PathBuf| APPLICATIONS.iter().any(|file| folder.join(file).is_file());
+    target.is_some() || folder.as_ref().is_some_and(in_folder)
+}
+
 /// The Python environment that `package.module:Name` names.
 pub(crate) fn by_name(name: &str) -> PythonEnvironment {
     let class = name.rsplit(':').next().unwrap_or(name);

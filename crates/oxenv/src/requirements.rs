@@ -1,6 +1,7 @@
 //! What the folder of a Python environment says that it needs.
 //!
-//! Entry point: [`Requirements::of`]. Invariant: nothing is guessed: what is installed is what the folder lists.
+//! Entry point: [`Requirements::of`]. Invariant: nothing is guessed: what is installed is what the folder
+//! lists.
 
 use std::path::Path;
 
@@ -32,24 +33,26 @@ const PACKAGES: [(&str, &str); 14] = [
 ];
 
 /// The requirements of a folder.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Requirements {
     /// The files that list them, relative to the folder.
     pub(crate) files: Vec<&'static str>,
     /// What pip and uv are asked to install, in the folder.
     pub(crate) arguments: Vec<String>,
+    /// Whether installing needs more of the folder than these files.
+    pub(crate) needs_folder: bool,
     /// Each requirement with the file that lists it.
     listed: Vec<(&'static str, String)>,
 }
 
 impl Requirements {
-    /// Reads those of a folder; nothing if no file of it lists requirements. Files that `is_left_out` names are
-    /// as good as absent.
+    /// Reads those of a folder; nothing if no file of it lists requirements. Files that `is_left_out` names
+    /// are as good as absent.
     ///
     /// # Errors
     /// A file cannot be read, or is no TOML, or lists what is no requirement.
     pub(crate) fn of(folder: &Path, is_left_out: &dyn Fn(&str) -> bool) -> anyhow::Result<Option<Self>> {
-        let mut found = Requirements { files: Vec::new(), arguments: Vec::new(), listed: Vec::new() };
+        let mut found = Requirements::default();
         let is_there = |file: &&str| folder.join(file).is_file() && !is_left_out(file);
         if is_there(&PROJECT) {
             found.read_project(folder)?;
@@ -57,8 +60,12 @@ impl Requirements {
         for file in LISTS.into_iter().filter(is_there) {
             let text = read(folder, file)?;
             let lines = text.lines().map(|line| line.split(" #").next().unwrap_or(line).trim());
-            let requirements = lines.filter(|line| !line.is_empty() && !line.starts_with(['#', '-']));
-            found.listed.extend(requirements.map(|line| (file, line.to_owned())));
+            for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+                // Other files, folders and options.
+                let is_plain = line.starts_with(char::is_alphanumeric) && !line.contains("file:");
+                found.needs_folder |= !is_plain;
+                found.listed.extend(is_plain.then(|| (file, line.to_owned())));
+            }
             found.arguments.extend(["-r".to_owned(), file.to_owned()]);
             found.files.push(file);
         }
@@ -78,6 +85,7 @@ impl Requirements {
         if names("dynamic").contains(&"dependencies") {
             // Only its build knows them.
             self.arguments.push(".".to_owned());
+            self.needs_folder = true;
             return Ok(());
         }
         for requirement in names("dependencies") {
@@ -131,7 +139,7 @@ mod tests {
 
     fn listing(lines: &[&str]) -> Requirements {
         let listed = lines.iter().map(|line| (PROJECT, (*line).to_owned())).collect();
-        Requirements { files: vec![PROJECT], arguments: Vec::new(), listed }
+        Requirements { files: vec![PROJECT], listed, ..Requirements::default() }
     }
 
     #[test]
@@ -165,6 +173,7 @@ mod tests {
         let both = found().unwrap().unwrap();
         assert_eq!(both.files, [PROJECT, "server/requirements.txt"]);
         assert_eq!(both.arguments, ["openenv>=0.2", "-r", "server/requirements.txt"]);
+        assert!(both.needs_folder);
         assert_eq!(both.bringing("numpy"), Some(("server/requirements.txt", "numpy")));
         let left_out = Requirements::of(&folder, &|file| file == PROJECT).unwrap().unwrap();
         assert_eq!(left_out.files, ["server/requirements.txt"]);

@@ -1,8 +1,8 @@
 //! What makes virtual environments and installs into them: uv where it is on the `PATH`, else Python's own
 //! venv and pip.
 //!
-//! Invariant: each line that a command writes is passed on to stderr as it comes, and a command that fails is an
-//! error with the last of them.
+//! Invariant: each line that a command writes is passed on to stderr as it comes, and a command that fails is
+//! an error with the last of them.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
