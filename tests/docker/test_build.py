@@ -84,24 +84,6 @@ def test_a_folder_with_a_build_file_of_its_own(tmp_path):
         assert get(f"{container.url}/metadata").json()["name"] == "Connect4Environment"
 
 
-def test_a_python_environment_by_its_own_application(tmp_path):
-    (tmp_path / "server").mkdir()
-    (tmp_path / "openenv.yaml").write_text("spec_version: 1\nname: mine\napp: server.app:app\n")
-    (tmp_path / "requirements.txt").write_text("")
-    # What stands for an application: the packages that serve one cannot be fetched here.
-    (tmp_path / "server" / "app.py").write_text("print('oxenv: serving from', __name__)\n")
-    built = oxenv_build(str(tmp_path), "--tag", TAG)
-    assert built.returncode == 0, built.stderr
-    config = docker(
-        "inspect", "--format", "{{json .Config.Cmd}} {{.Config.User}} {{json .Config.Entrypoint}}", TAG
-    )
-    assert config == (
-        '["python3","-m","uvicorn","server.app:app","--host","0.0.0.0","--port","8000"] 65532:65532 null'
-    )
-    said = docker("run", "--rm", TAG, "python3", "-m", "server.app")
-    assert said == "oxenv: serving from __main__"
-
-
 @pytest.mark.parametrize(
     ("file", "named"),
     [

@@ -17,12 +17,13 @@ PLAIN_PATH = os.pathsep.join(["/usr/local/bin", "/usr/bin", "/bin"])
 INSTALL_TIMEOUT_S = 120.0
 
 
-def make_wheel(folder: Path, name: str, requires: str = "") -> None:
-    """A wheel with one module, which is called as the package."""
+def make_wheel(folder: Path, name: str, files: dict[str, str] | None = None) -> None:
+    """A wheel with these files; without any, with one module, which is called as the package."""
     info = f"{name}-1.0.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}.py", "SIDES = 6\n")
+        for path, text in (files or {f"{name}.py": "SIDES = 6\n"}).items():
+            wheel.writestr(path, text)
         wheel.writestr(f"{info}/METADATA", metadata)
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
