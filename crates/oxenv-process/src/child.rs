@@ -162,15 +162,15 @@ impl Supervisor {
         self.spawn_read(spec, &flags, Stdio::from(socket.into()), redactor)
     }
 
-    /// Starts a command with an empty stdin; returns it with what it writes to stdout and stderr, as one
+    /// Starts a command that reads `stdin`; returns it with what it writes to stdout and stderr, as one
     /// stream.
     ///
     /// # Errors
     ///
     /// As [`Supervisor::spawn`].
-    pub fn spawn_with_output(&self, spec: ChildSpec) -> io::Result<(Child, ChildStdout)> {
+    pub fn spawn_with_output(&self, spec: ChildSpec, stdin: Stdio) -> io::Result<(Child, ChildStdout)> {
         let flags = flags(["--parent", &this_process(), "--grace-ms", &milliseconds(spec.grace)]);
-        let (process, pid, output) = self.start_joined(&spec, &flags, Stdio::null())?;
+        let (process, pid, output) = self.start_joined(&spec, &flags, stdin)?;
         let output = ChildStdout::from_std(std::process::ChildStdout::from(output))?;
         // All of its output is the caller's to read.
         let nothing = std::process::ChildStderr::from(OwnedFd::from(io::pipe()?.0));

@@ -14,7 +14,8 @@ use crate::exit::usage;
 use crate::hosted;
 use crate::output::{in_shell, print};
 use crate::requirements::{PLACES, Requirements};
-use installer::{Installer, on_path};
+use crate::shown_command::on_path;
+use installer::Installer;
 
 #[derive(Args)]
 #[command(after_help = "Example:

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what goes into the image is in the folder or named by it; nothing of this machine does.
 
+mod buildkit;
 mod plan;
 
 use std::io::{self, Write};
@@ -89,10 +90,14 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<()> {
         BuildPlan::File { file, .. } => spec.file = Some(file.clone()),
         BuildPlan::Made { text, .. } => spec.text = Some(text.clone()),
     }
-    match provider.build(&spec, &mut report_line).await {
-        Ok(image) => print(&format!("{tag} is {image}")),
-        Err(error) => Err(failed(with_hint(error, &recipe))),
-    }
+    let built = match &spec.file {
+        Some(file) if buildkit::is_needed(&text(folder, &recipe)?) => buildkit::build(&spec, file).await?,
+        _ => {
+            let built = provider.build(&spec, &mut report_line).await;
+            built.map_err(|error| failed(with_hint(error, &recipe)))?
+        }
+    };
+    print(&format!("{tag} is {built}"))
 }
 
 /// The text of the build file.

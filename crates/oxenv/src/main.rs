@@ -33,6 +33,7 @@ mod rescore;
 mod rubrics;
 mod serve;
 mod settings;
+mod shown_command;
 mod slow_steps;
 mod snapshot_key;
 mod step;
