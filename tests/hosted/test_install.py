@@ -109,6 +109,18 @@ def test_what_is_missing_is_told_and_then_served(folder, wheels):
         assert f"{folder}/.venv/bin/python" in server.logged()
 
 
+def test_a_module_of_no_requirement_is_told(folder):
+    (folder / "pyproject.toml").write_text('[project]\nname = "dice"\ndependencies = []\n')
+    serve = [str(binary()), "serve", str(folder), "--port", "0", "--python", sys.executable]
+    asked = subprocess.run(serve, capture_output=True, text=True, timeout=60)
+    assert asked.returncode == 2
+    hint = (
+        "no requirement in pyproject.toml and server/requirements.txt has its name; "
+        f"add one if oxenv env install '{folder}' does not bring it, and leave out --python"
+    )
+    assert asked.stderr.splitlines()[-1].endswith(hint), asked.stderr
+
+
 def test_uv_s_environment_is_completed_by_pip_and_a_broken_one_is_refused(folder, wheels):
     assert install(folder, wheels, "--python", sys.executable, uv=True).returncode == 0
     with_pip = install(folder, wheels, "--json")

@@ -1,5 +1,5 @@
-"""The commands of docs/migration.md, run in the order of the page on the folder that it is about: the one that
-`openenv init` makes. `oxenv build` itself is tested with a daemon, in tests/docker."""
+"""The commands of docs/migration.md, run in the order of the page on the folder that it is about: the one
+that `openenv init` makes. `oxenv build` itself is tested with a daemon, in tests/docker."""
 
 import re
 import shlex

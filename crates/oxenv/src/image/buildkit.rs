@@ -1,7 +1,7 @@
 //! Build files that the daemon's own builder cannot read, built with BuildKit through the command `docker`.
 //!
-//! Entry points: [`is_needed`], [`build`]. Invariant: BuildKit sees the same folder as the daemon's own builder
-//! would, without what stays out of images.
+//! Entry points: [`is_needed`], [`build`]. Invariant: BuildKit sees the same folder as the daemon's own
+//! builder would, without what stays out of images.
 
 use std::ffi::OsString;
 use std::fs::File;
