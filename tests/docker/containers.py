@@ -67,7 +67,7 @@ class Container:
     def state(self) -> dict[str, Any]:
         return inspected(self.id)["State"]
 
-    def wait_until_it_listens(self) -> None:
+    def wait_until_it_listens(self, banner: str) -> None:
         """Follows its log up to the line that says so."""
         with subprocess.Popen(
             ["docker", "logs", "--follow", self.id],
@@ -75,17 +75,21 @@ class Container:
             stderr=subprocess.STDOUT,
             text=True,
         ) as log:
-            listens = any("oxenv: serving" in line for line in log.stdout)
+            listens = any(banner in line for line in log.stdout)
             log.kill()
         assert listens, self.logged()
 
 
 @contextmanager
 def running(
-    image: str, *flags: str, command: tuple[str, ...] = (), user: Path | None = None
+    image: str,
+    *flags: str,
+    command: tuple[str, ...] = (),
+    user: Path | None = None,
+    banner: str = "oxenv: serving",
 ) -> Iterator[Container]:
-    """A container of `image` with a published port; with `user`, as the owner of that folder, which is
-    mounted."""
+    """A container of `image` with a published port, which says `banner` when it listens; with `user`, as the
+    owner of that folder, which is mounted."""
     mounted = []
     if user is not None:
         owner = user.stat()
@@ -94,7 +98,7 @@ def running(
         docker("run", "--detach", "--publish", "127.0.0.1::8000", *mounted, *flags, image, *command)
     )
     try:
-        container.wait_until_it_listens()
+        container.wait_until_it_listens(banner)
         yield container
     finally:
         docker("rm", "--force", "--volumes", container.id)

@@ -84,22 +84,34 @@ def test_a_folder_with_a_build_file_of_its_own(tmp_path):
         assert get(f"{container.url}/metadata").json()["name"] == "Connect4Environment"
 
 
-def test_a_python_environment_by_its_own_application(tmp_path):
+def test_a_build_file_that_needs_buildkit(tmp_path):
     (tmp_path / "server").mkdir()
-    (tmp_path / "openenv.yaml").write_text("spec_version: 1\nname: mine\napp: server.app:app\n")
-    (tmp_path / "requirements.txt").write_text("")
-    # What stands for an application: the packages that serve one cannot be fetched here.
-    (tmp_path / "server" / "app.py").write_text("print('oxenv: serving from', __name__)\n")
-    built = oxenv_build(str(tmp_path), "--tag", TAG)
+    (tmp_path / "server" / "Dockerfile").write_text(
+        "ARG WHICH\nFROM oxenv-tools:latest\nARG WHICH\nUSER 0\nCOPY . /app/env\n"
+        "RUN --mount=type=cache,target=/cache echo $WHICH > /cache/kept && cp /cache/kept /app/env/which\n"
+    )
+    (tmp_path / ".env").write_text("TOKEN=hush-hush-hush")
+    (tmp_path / "app.py").write_text("")
+    built = oxenv_build(str(tmp_path), "--tag", TAG, "--build-arg", "WHICH=any")
     assert built.returncode == 0, built.stderr
-    config = docker(
-        "inspect", "--format", "{{json .Config.Cmd}} {{.Config.User}} {{json .Config.Entrypoint}}", TAG
+    assert built.stdout.startswith(f"{TAG} is sha256:")
+    look = "cd /app/env; find . -type f | sort; cat which"
+    seen = docker("run", "--rm", "--entrypoint", "sh", TAG, "-c", look).splitlines()
+    # Without the file of secrets.
+    assert seen == ["./app.py", "./server/Dockerfile", "./which", "any"]
+
+
+def test_a_build_with_buildkit_that_fails_says_where(tmp_path):
+    (tmp_path / "Dockerfile").write_text(
+        "FROM oxenv-tools:latest\nRUN --mount=type=cache,target=/cache echo so far so good && exit 3\n"
     )
-    assert config == (
-        '["python3","-m","uvicorn","server.app:app","--host","0.0.0.0","--port","8000"] 65532:65532 null'
-    )
-    said = docker("run", "--rm", TAG, "python3", "-m", "server.app")
-    assert said == "oxenv: serving from __main__"
+    failed = oxenv_build(str(tmp_path), "--tag", TAG)
+    assert failed.returncode == 1, failed.stderr
+    error = failed.stderr[failed.stderr.index("error: cannot build") :]
+    assert "exited with code 1; its last lines were:" in error and "so far so good" in error
+    assert "exit code: 3" in error
+    alone = oxenv_build(str(tmp_path), "--tag", TAG, env={"PATH": "/nowhere"})
+    assert alone.returncode == 2 and "needs BuildKit" in alone.stderr
 
 
 @pytest.mark.parametrize(

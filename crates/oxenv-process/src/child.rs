@@ -162,6 +162,22 @@ impl Supervisor {
         self.spawn_read(spec, &flags, Stdio::from(socket.into()), redactor)
     }
 
+    /// Starts a command that reads `stdin`; returns it with what it writes to stdout and stderr, as one
+    /// stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`Supervisor::spawn`].
+    pub fn spawn_with_output(&self, spec: ChildSpec, stdin: Stdio) -> io::Result<(Child, ChildStdout)> {
+        let flags = flags(["--parent", &this_process(), "--grace-ms", &milliseconds(spec.grace)]);
+        let (process, pid, output) = self.start_joined(&spec, &flags, stdin)?;
+        let output = ChildStdout::from_std(std::process::ChildStdout::from(output))?;
+        // All of its output is the caller's to read.
+        let nothing = std::process::ChildStderr::from(OwnedFd::from(io::pipe()?.0));
+        let nothing = ChildStderr::from_std(nothing)?;
+        Ok((Child::watched(process, pid, nothing, spec.label, spec.grace, Redactor::default()), output))
+    }
+
     /// Starts a command whose stdout and stderr are read here.
     fn spawn_read(
         &self,
@@ -170,15 +186,26 @@ impl Supervisor {
         stdin: Stdio,
         redactor: Redactor,
     ) -> io::Result<Child> {
+        let (process, pid, output) = self.start_joined(&spec, flags, stdin)?;
+        let output = ChildStderr::from_std(std::process::ChildStderr::from(output))?;
+        Ok(Child::watched(process, pid, output, spec.label, spec.grace, redactor))
+    }
+
+    /// Starts a command in a group of its own; returns the end of the pipe that it writes to.
+    fn start_joined(
+        &self,
+        spec: &ChildSpec,
+        flags: &[OsString],
+        stdin: Stdio,
+    ) -> io::Result<(tokio::process::Child, u32, OwnedFd)> {
         let (reader, writer) = io::pipe()?;
-        let mut command = self.command(&spec, flags)?;
-        in_own_group(command.stdin(stdin).stdout(writer.try_clone()?).stderr(writer)).envs(spec.environment);
-        let process = self.start(&mut command)?;
+        let mut command = self.command(spec, flags)?;
+        command.stdin(stdin).stdout(writer.try_clone()?).stderr(writer);
+        let process = self.start(in_own_group(&mut command).envs(spec.environment.iter().cloned()))?;
         // Else its own copies would keep the pipe and the socket open.
         drop(command);
         let pid = process.id().ok_or_else(|| io::Error::other("a process ended as it was started"))?;
-        let output = ChildStderr::from_std(std::process::ChildStderr::from(OwnedFd::from(reader)))?;
-        Ok(Child::watched(process, pid, output, spec.label, spec.grace, redactor))
+        Ok((process, pid, OwnedFd::from(reader)))
     }
 
     /// Starts a server that goes on when this process ends, with a session of its own. The end of what it

@@ -8,6 +8,7 @@ use oxenv_bench::BenchArgs;
 use crate::call::CallArgs;
 use crate::check::CheckArgs;
 use crate::completions::CompletionsArgs;
+use crate::env_commands::EnvArgs;
 use crate::envs::EnvsArgs;
 use crate::fleet::FleetArgs;
 use crate::health::HealthArgs;
@@ -52,6 +53,8 @@ pub(crate) enum Command {
     Mcp(McpArgs),
     /// List the environments that can be served by name.
     Envs(EnvsArgs),
+    /// Install what an environment written in Python needs.
+    Env(EnvArgs),
     /// Call a tool of a running environment.
     Call(CallArgs),
     /// Take one step in a running environment's default session.

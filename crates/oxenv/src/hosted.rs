@@ -3,6 +3,8 @@
 //!
 //! Invariant: nothing is written into the environment's folder.
 
+mod missing_module;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -131,6 +133,13 @@ pub(crate) fn in_folder(folder: &Path) -> anyhow::Result<Option<PythonEnvironmen
     }))
 }
 
+/// Whether it is known where the application of a folder is.
+pub(crate) fn has_application(environment: &PythonEnvironment) -> bool {
+    let HostSource { folder, target, .. } = &environment.source;
+    let in_folder = |folder: &PathBuf| APPLICATIONS.iter().any(|file| folder.join(file).is_file());
+    target.is_some() || folder.as_ref().is_some_and(in_folder)
+}
+
 /// The Python environment that `package.module:Name` names.
 pub(crate) fn by_name(name: &str) -> PythonEnvironment {
     let class = name.rsplit(':').next().unwrap_or(name);
@@ -201,7 +210,8 @@ pub(crate) async fn start(
         python,
         source: source.clone(),
     };
-    let failed = |error: HostError| usage(explain(&error, &source, &shown));
+    let failed =
+        |error: HostError| usage(missing_module::explain(&error, &source, &shown, args.python.is_some()));
     tracing::info!(environment = name, python = shown, "importing the environment");
     let host = Host::start(options).await.map_err(failed)?;
     let isolation = match host.isolation() {
@@ -218,7 +228,7 @@ pub(crate) async fn start(
 }
 
 /// The interpreter: the one that was named, else the folder's, else the present one.
-fn python(given: Option<&Path>, folder: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub(crate) fn python(given: Option<&Path>, folder: Option<&Path>) -> anyhow::Result<PathBuf> {
     let inside = |place: PathBuf| place.join("bin/python");
     if let Some(given) = given {
         let program = if given.is_dir() { inside(given.to_owned()) } else { given.to_owned() };
@@ -293,47 +303,6 @@ fn variables(args: &HostArgs) -> anyhow::Result<Vec<(OsString, OsString)>> {
 fn unquoted(value: &str) -> &str {
     let quoted = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
     quoted('"').or_else(|| quoted('\'')).unwrap_or(value)
-}
-
-/// An error with what to do about it: a module that is not installed has a command that installs it.
-fn explain(error: &HostError, source: &HostSource, python: &str) -> String {
-    let Some(module) = &error.missing_module else { return error.message.clone() };
-    if let Some((package, missing)) = module.rsplit_once('.') {
-        return format!("{}\nthe package '{package}' has no module '{missing}'", error.message);
-    }
-    let top = module;
-    let named = source.target.as_deref().is_some_and(|target| target.split(['.', ':']).next() == Some(top));
-    if named && source.folder.is_none() {
-        let place = source.path.as_deref().unwrap_or(Path::new(".")).display();
-        return format!(
-            "{}\nthere is no module '{top}' in {place}, and none is installed: run it where the module is, \
-             or set --env PYTHONPATH=FOLDER, or name another Python with --python",
-            error.message
-        );
-    }
-    let hint = match &source.folder {
-        Some(folder) if folder.join("pyproject.toml").is_file() => {
-            let required = requirement(folder, top);
-            let required =
-                required.map(|name| format!(" (pyproject.toml asks for {name})")).unwrap_or_default();
-            format!("'{top}' is not installed{required}: {python} -m pip install {}", folder.display())
-        }
-        _ => format!("'{top}' is not installed: {python} -m pip install {top}"),
-    };
-    format!("{}\n{hint}\nor name another Python with --python", error.message)
-}
-
-/// The requirement of a folder that brings a module, as far as names show it.
-fn requirement(folder: &Path, module: &str) -> Option<String> {
-    let text = std::fs::read_to_string(folder.join("pyproject.toml")).ok()?;
-    let project: toml::Table = text.parse().ok()?;
-    let listed = project.get("project")?.get("dependencies")?.as_array()?;
-    let plain = |name: &str| name.to_lowercase().replace(['-', '_', '.'], "");
-    let of_requirement = |line: &str| -> String {
-        line.chars().take_while(|part| part.is_alphanumeric() || "-_.".contains(*part)).collect()
-    };
-    let mut lines = listed.iter().filter_map(toml::Value::as_str);
-    lines.find(|line| plain(&of_requirement(line)).contains(&plain(module))).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what goes into the image is in the folder or named by it; nothing of this machine does.
 
+mod buildkit;
 mod plan;
 
 use std::io::{self, Write};
@@ -25,16 +26,16 @@ generated: --print shows it. Files that .dockerignore lists are left out, and so
 keys and the like.
 
 Examples:
-  oxenv build my_env -t my-env              a folder with a tools.yaml or an openenv.yaml
+  oxenv build my_env                        makes my_env:latest
   oxenv build my_env --print                the build file that is used
-  oxenv build my_env -t my-env --base registry.example/oxenv-tools:1")]
+  oxenv build my_env --tag games/chess:1 --base registry.example/oxenv-tools:1")]
 pub(crate) struct BuildArgs {
     /// The folder of the environment
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 
-    /// The image's name
-    #[arg(short = 't', long = "tag", value_name = "NAME", required_unless_present = "print")]
+    /// The image's name [default: the folder's, in lower case]
+    #[arg(short = 't', long = "tag", value_name = "NAME")]
     tag: Option<String>,
 
     /// The image that the build file begins with, which has oxenv and what the tools need
@@ -69,8 +70,13 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<()> {
         None => plan::find(folder, args.base.as_deref())?,
     };
     recipe.notes().iter().for_each(|note| report_line(&format!("note: {note}")));
-    let Some(tag) = args.tag.as_ref().filter(|_| !args.print) else {
+    if args.print {
         return print(text(folder, &recipe)?.trim_end());
+    }
+    let tag = match &args.tag {
+        Some(tag) => tag.clone(),
+        None => image_name(&plain_name(folder)?)
+            .ok_or_else(|| usage(format!("{} makes no name of an image; give --tag", folder.display())))?,
     };
     let provider = DockerProvider::connect(env::docker_host().as_deref()).await.map_err(failed)?;
     let mut spec = BuildSpec {
@@ -84,10 +90,14 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<()> {
         BuildPlan::File { file, .. } => spec.file = Some(file.clone()),
         BuildPlan::Made { text, .. } => spec.text = Some(text.clone()),
     }
-    match provider.build(&spec, &mut report_line).await {
-        Ok(image) => print(&format!("{tag} is {image}")),
-        Err(error) => Err(failed(with_hint(error, &recipe))),
-    }
+    let built = match &spec.file {
+        Some(file) if buildkit::is_needed(&text(folder, &recipe)?) => buildkit::build(&spec, file).await?,
+        _ => {
+            let built = provider.build(&spec, &mut report_line).await;
+            built.map_err(|error| failed(with_hint(error, &recipe)))?
+        }
+    };
+    print(&format!("{tag} is {built}"))
 }
 
 /// The text of the build file.
@@ -115,6 +125,24 @@ fn with_hint(mut error: ProviderError, recipe: &BuildPlan) -> ProviderError {
     error
 }
 
+/// The name of a folder, wherever it is named from, without characters that a build file would have to quote.
+fn plain_name(folder: &Path) -> anyhow::Result<String> {
+    let folder =
+        folder.canonicalize().map_err(|error| usage(format!("cannot read {}: {error}", folder.display())))?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let is_plain = |part: char| part.is_ascii_alphanumeric() || "._-".contains(part);
+    Ok(name.chars().map(|part| if is_plain(part) { part } else { '_' }).collect())
+}
+
+/// A name as images have it: lower case, with one separator between its words.
+fn image_name(name: &str) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    let words = name.split_inclusive(['.', '_', '-']);
+    let joined: String = words.filter(|word| word.starts_with(char::is_alphanumeric)).collect();
+    let joined = joined.trim_end_matches(['.', '_', '-']);
+    (!joined.is_empty()).then(|| joined.to_owned())
+}
+
 fn failed(error: ProviderError) -> anyhow::Error {
     match error.code {
         ProviderCode::InvalidSpec => usage(error.to_string()),
@@ -132,5 +160,25 @@ fn assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_names_its_image() {
+        let names = [
+            ("chess_env", Some("chess_env")),
+            ("My.Env-2", Some("my.env-2")),
+            ("_a__b_-c_", Some("a_b_c")),
+            ("7", Some("7")),
+            ("___", None),
+            ("", None),
+        ];
+        for (folder, image) in names {
+            assert_eq!(image_name(folder).as_deref(), image, "{folder}");
+        }
     }
 }

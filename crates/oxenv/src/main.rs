@@ -11,6 +11,7 @@ mod cli;
 mod client;
 mod completions;
 mod env;
+mod env_commands;
 mod envs;
 mod exit;
 mod fleet;
@@ -27,10 +28,12 @@ mod record;
 mod recorded_tools;
 mod registry;
 mod replay;
+mod requirements;
 mod rescore;
 mod rubrics;
 mod serve;
 mod settings;
+mod shown_command;
 mod slow_steps;
 mod snapshot_key;
 mod step;
@@ -66,6 +69,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(args).await,
         Command::Mcp(args) => mcp::run(args).await,
         Command::Envs(args) => envs::run(&args),
+        Command::Env(args) => env_commands::run(&args).await,
         Command::Call(args) => call::run(&args).await,
         Command::Step(args) => step::run(&args).await,
         Command::Validate(args) => tools_commands::validate(&args),

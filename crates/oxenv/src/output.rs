@@ -1,6 +1,7 @@
 //! What commands print.
 //!
-//! Entry points: [`print()`] for stdout, [`printable`] for errors that quote others.
+//! Entry points: [`print()`] for stdout, [`printable`] for errors that quote others,
+//! [`in_shell`] for commands to be run.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -31,6 +32,15 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// A word as a shell reads it.
+pub(crate) fn in_shell(word: &str) -> String {
+    let is_plain = |part: char| part.is_alphanumeric() || "/._-+~@:=".contains(part);
+    match word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +49,11 @@ mod tests {
     fn what_an_error_quotes_is_escaped() {
         assert_eq!(printable("no 'a\x1b[31m\r\u{9b}'\n\tb é"), "no 'a\\u{1b}[31m\\r\\u{9b}'\n\tb é");
         assert!(matches!(printable("plain\ntext"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_change_it() {
+        assert_eq!(in_shell("/a/b_env-1.0"), "/a/b_env-1.0");
+        assert_eq!(in_shell("/a b/it's"), r"'/a b/it'\''s'");
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 
 use oxenv_process::child::{Supervisor, base_environment};
@@ -267,4 +268,19 @@ async fn the_socket_closes_when_a_worker_ends() {
     let child = supervisor().spawn_with_socket(mark.spec("true", &[]), theirs, redactor()).unwrap();
     assert_eq!(soon(socket.read(&mut [0; 5])).await.unwrap(), 0);
     assert!(soon(child.wait()).await.success());
+}
+
+#[tokio::test]
+async fn the_output_of_a_command_is_one_stream_in_its_order() {
+    let mark = Mark::new();
+    let (input, mut writer) = std::io::pipe().unwrap();
+    std::io::Write::write_all(&mut writer, b"one\n").unwrap();
+    drop(writer);
+    let spec = mark.spec("sh", &["-c", "cat; echo two >&2; echo three; exit 3"]);
+    let (child, mut output) = supervisor().spawn_with_output(spec, Stdio::from(input)).unwrap();
+    let mut seen = String::new();
+    soon(output.read_to_string(&mut seen)).await.unwrap();
+    assert_eq!(seen, "one\ntwo\nthree\n");
+    assert_eq!(soon(child.describe_end()).await, "exited with code 3");
+    mark.count(0).await;
 }

@@ -39,6 +39,16 @@ pub struct BuildSpec {
     pub network: Option<String>,
 }
 
+impl BuildSpec {
+    /// Writes what is sent to the daemon, as a tar archive.
+    ///
+    /// # Errors
+    /// [`InvalidSpec`](ProviderCode::InvalidSpec) for a folder or a build file that cannot be sent.
+    pub fn write_archive(&self, out: impl std::io::Write) -> Result<(), ProviderError> {
+        build_context(self)?.write_to(out)
+    }
+}
+
 impl DockerProvider {
     /// Builds an image; `progress` is given each line that the daemon writes. Returns the image's
     /// id.

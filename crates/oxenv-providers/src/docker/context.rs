@@ -37,22 +37,24 @@ pub(super) struct BuildContext {
 impl BuildContext {
     /// Writes the archive in pieces; returns an error if a file cannot be read.
     pub(super) fn send(self, pieces: &mpsc::Sender<io::Result<Bytes>>) -> Result<(), ProviderError> {
-        let ignored = DockerIgnore::read(&self.folder)
-            .map_err(|error| read_error(&self.folder.join(".dockerignore"), &error))?;
-        let mut archive = Builder::new(BufWriter::with_capacity(CHUNK_BYTES, ChannelWriter(pieces.clone())));
-        let mut packing = ContextWriter { context: &self, ignored: &ignored, archive: &mut archive };
-        let packed = packing.write_folder().and_then(|()| packing.write_generated());
-        let packed = packed.and_then(|()| finish(archive).map_err(|error| read_error(&self.folder, &error)));
+        let packed = self.write_to(ChannelWriter(pieces.clone()));
         if packed.is_err() {
             // The daemon must not take half a folder for a whole one.
             let _ = pieces.blocking_send(Err(io::Error::other("the folder cannot be read")));
         }
         packed
     }
-}
 
-fn finish(archive: Builder<BufWriter<ChannelWriter>>) -> io::Result<()> {
-    archive.into_inner()?.flush()
+    /// Writes the archive; returns an error if a file cannot be read.
+    pub(super) fn write_to(&self, out: impl Write) -> Result<(), ProviderError> {
+        let ignored = DockerIgnore::read(&self.folder)
+            .map_err(|error| read_error(&self.folder.join(".dockerignore"), &error))?;
+        let mut archive = Builder::new(BufWriter::with_capacity(CHUNK_BYTES, out));
+        let mut packing = ContextWriter { context: self, ignored: &ignored, archive: &mut archive };
+        packing.write_folder().and_then(|()| packing.write_generated())?;
+        let finished = archive.into_inner().and_then(|mut out| out.flush());
+        finished.map_err(|error| read_error(&self.folder, &error))
+    }
 }
 
 /// A folder that is being packed.

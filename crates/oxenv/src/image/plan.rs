@@ -12,6 +12,8 @@ use oxenv_upstream::manifest::{Manifest, Problem, Transport};
 
 use crate::assemble::builtin_names;
 use crate::exit::usage;
+use crate::hosted::{self, PythonEnvironment};
+use crate::requirements::{PLACES, Requirements};
 
 /// The image of the command alone.
 const COMMAND_IMAGE: &str = "oxenv:latest";
@@ -41,14 +43,22 @@ impl BuildPlan {
 
 /// Finds what the folder is built by, and judges its manifest if a build file has to be made.
 pub(super) fn find(folder: &Path, base: Option<&str>) -> anyhow::Result<BuildPlan> {
-    let own = ["Dockerfile", "server/Dockerfile"].into_iter().find(|file| folder.join(file).is_file());
+    // In the order of `openenv build`.
+    let own = ["server/Dockerfile", "Dockerfile"].into_iter().find(|file| folder.join(file).is_file());
     let has = |name: &str| folder.join(name).is_file();
     match own {
         Some(file) if base.is_none() => own_file(folder, file.into()),
-        _ if has("openenv.yaml") => python(folder, base),
-        _ if has("tools.yaml") => tools(folder, base),
-        Some(file) => Err(usage(format!("{file} says what the image begins with: leave out --base"))),
-        None => Err(usage(format!("{} has no tools.yaml, openenv.yaml or Dockerfile", folder.display()))),
+        _ if has("tools.yaml") && !has("openenv.yaml") => tools(folder, base),
+        _ => match (hosted::in_folder(folder)?, own) {
+            (Some(environment), _) => python(folder, &environment, base),
+            (None, Some(file)) => {
+                Err(usage(format!("{file} says what the image begins with: leave out --base")))
+            }
+            (None, None) => Err(usage(format!(
+                "{} has no tools.yaml, openenv.yaml, server/app.py or Dockerfile",
+                folder.display()
+            ))),
+        },
     }
 }
 
@@ -71,16 +81,11 @@ fn tools(folder: &Path, base: Option<&str>) -> anyhow::Result<BuildPlan> {
     let mut lines = vec![format!("FROM {chosen}")];
     // The content of a custom base image is not known here.
     if chosen == TOOLS_IMAGE {
-        let packages: BTreeSet<String> =
-            enabled().filter_map(|entry| npx_package(&entry.transport)).collect();
+        let packages = npm_install(&manifest);
         let requirements = folder.join("requirements.txt").is_file() && !ignored.excludes("requirements.txt");
-        if requirements || !packages.is_empty() {
+        if requirements || packages.is_some() {
             lines.push("USER 0".to_owned());
-            if !packages.is_empty() {
-                let install = ["npm", "install", "--prefix", "/opt/tools", "--no-audit", "--no-fund"];
-                let words = install.into_iter().chain(packages.iter().map(String::as_str));
-                lines.push(format!("RUN {}", exec(words)));
-            }
+            lines.extend(packages);
             if requirements {
                 lines.push("COPY requirements.txt /app/requirements.txt".to_owned());
                 lines.push(format!("RUN {}", exec(pip(&["-r", "/app/requirements.txt"]))));
@@ -93,39 +98,47 @@ fn tools(folder: &Path, base: Option<&str>) -> anyhow::Result<BuildPlan> {
     Ok(made(chosen, &lines, notes))
 }
 
-/// A folder with a Python environment, which is served by its own application.
-fn python(folder: &Path, base: Option<&str>) -> anyhow::Result<BuildPlan> {
-    let file = folder.join("openenv.yaml");
-    let text = std::fs::read_to_string(&file)
-        .map_err(|error| usage(format!("cannot read {}: {error}", file.display())))?;
-    let Some(app) = scalar(&text, "app").filter(|app| is_application(app)) else {
-        let wanted = "expected a line such as 'app: server.app:app'";
-        return Err(usage(format!("{} names no application: {wanted}", file.display())));
-    };
-    let sources: [(&str, &[&str]); 3] = [
-        ("server/requirements.txt", &["-r", "server/requirements.txt"]),
-        ("requirements.txt", &["-r", "requirements.txt"]),
-        ("pyproject.toml", &["."]),
-    ];
+/// A folder with a Python environment, which is served as `oxenv serve DIR` does.
+fn python(folder: &Path, environment: &PythonEnvironment, base: Option<&str>) -> anyhow::Result<BuildPlan> {
+    let shown = folder.display();
+    if !hosted::has_application(environment) {
+        let wanted = "expected a line such as 'app: server.app:app' in openenv.yaml, or server/app.py";
+        return Err(usage(format!("{shown} names no application: {wanted}")));
+    }
     let ignored = ignored(folder)?;
-    let source = sources.into_iter().find(|(file, _)| folder.join(file).is_file() && !ignored.excludes(file));
-    let Some((_, install)) = source else {
-        let wanted = "add a requirements.txt, with openenv and uvicorn at least, or a Dockerfile";
-        return Err(usage(format!("{} does not say what to install: {wanted}", folder.display())));
-    };
+    let requirements = Requirements::of(folder, &|file| ignored.excludes(file))?.ok_or_else(|| {
+        let wanted = format!("looked for {PLACES}; add one, with openenv at least, or a Dockerfile");
+        usage(format!("{shown} does not say what to install: {wanted}"))
+    })?;
     let base = base.unwrap_or(TOOLS_IMAGE);
-    let serve = ["python3", "-m", "uvicorn", app, "--host", "0.0.0.0", "--port", "8000"];
-    let lines = [
-        format!("FROM {base}"),
-        "USER 0".to_owned(),
-        "WORKDIR /app".to_owned(),
-        "COPY . /app".to_owned(),
-        format!("RUN {}", exec(pip(install))),
-        "USER 65532:65532".to_owned(),
-        "ENTRYPOINT []".to_owned(),
-        format!("CMD {}", exec(serve)),
-    ];
-    Ok(made(base, &lines, Vec::new()))
+    let (mut packages, mut notes) = (None, Vec::new());
+    if folder.join("tools.yaml").is_file() {
+        let checked = CheckedManifest::of(folder)?.packed(folder, &ignored)?;
+        packages = npm_install(&checked.0).filter(|_| base == TOOLS_IMAGE);
+        notes = checked.1;
+    }
+    // Modules import each other by the folder's name, and an environment without a name is called so.
+    let place = format!("/app/{}", super::plain_name(folder)?);
+    let mut lines = vec![format!("FROM {base}"), "USER 0".to_owned(), format!("WORKDIR {place}")];
+    lines.extend(packages);
+    // Before the rest, where that can be: what is installed is then kept when only code has changed.
+    let lists = requirements.files.iter().filter(|file| file.ends_with(".txt"));
+    match requirements.needs_folder {
+        true => lines.push("COPY . ./".to_owned()),
+        false => lines.extend(lists.map(|file| format!("COPY {file} ./{file}"))),
+    }
+    if !requirements.arguments.is_empty() {
+        let words: Vec<&str> = requirements.arguments.iter().map(String::as_str).collect();
+        lines.push(format!("RUN {}", exec(pip(&words))));
+    }
+    if !requirements.needs_folder {
+        lines.push("COPY . ./".to_owned());
+    }
+    lines.push("USER 65532:65532".to_owned());
+    lines.push("WORKDIR /workspace".to_owned());
+    lines.push(format!("ENTRYPOINT {}", exec(["oxenv"])));
+    lines.push(format!("CMD {}", exec(["serve", &place, "--host", "0.0.0.0", "--open"])));
+    Ok(made(base, &lines, notes))
 }
 
 fn made(base: &str, lines: &[String], notes: Vec<String>) -> BuildPlan {
@@ -231,6 +244,15 @@ fn without_files(text: &str) -> (String, Vec<String>) {
     (changed, files)
 }
 
+/// The line that installs what `npx` would fetch, if there is something.
+fn npm_install(manifest: &Manifest) -> Option<String> {
+    let enabled = manifest.toolsets.iter().filter(|entry| entry.enabled);
+    let packages: BTreeSet<String> = enabled.filter_map(|entry| npx_package(&entry.transport)).collect();
+    let install = ["npm", "install", "--prefix", "/opt/tools", "--no-audit", "--no-fund"];
+    let words = install.into_iter().chain(packages.iter().map(String::as_str));
+    (!packages.is_empty()).then(|| format!("RUN {}", exec(words)))
+}
+
 /// The package that `npx` would fetch, if it can be there already.
 fn npx_package(transport: &Transport) -> Option<String> {
     let Transport::Stdio { command, args, .. } = transport else { return None };
@@ -264,20 +286,6 @@ fn exec<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
 fn ignored(folder: &Path) -> anyhow::Result<DockerIgnore> {
     DockerIgnore::read(folder)
         .map_err(|error| usage(format!("cannot read {}/.dockerignore: {error}", folder.display())))
-}
-
-/// The text of a top-level key of a YAML file as simple as `openenv.yaml`.
-fn scalar<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    let value = value.split(" #").next().unwrap_or(value).trim();
-    Some(value.trim_matches(['"', '\'']))
-}
-
-/// Whether a text is `package.module:name`.
-fn is_application(text: &str) -> bool {
-    let is_name =
-        |part: &str| !part.is_empty() && part.chars().all(|each| each.is_alphanumeric() || each == '_');
-    text.split_once(':').is_some_and(|(module, name)| module.split('.').all(is_name) && is_name(name))
 }
 
 #[cfg(test)]
@@ -372,17 +380,52 @@ mod tests {
     }
 
     #[test]
-    fn a_python_environment_is_served_by_its_application() {
-        let manifest = "name: mine\napp: \"server.app:app\" # the application\n";
-        let folder = Folder::with(&[("openenv.yaml", manifest), ("server/requirements.txt", "openenv")]);
+    fn a_python_environment_is_served_under_the_name_of_its_folder() {
+        let manifest = "spec_version: 1\napp: \"server.app:app\" # the application\n";
+        let project = "[project]\ndependencies = [\"openenv>=0.2\"]\n";
+        let folder = Folder::with(&[
+            ("openenv.yaml", manifest),
+            ("pyproject.toml", project),
+            ("server/requirements.txt", "chess"),
+        ]);
+        let name = folder.0.file_name().unwrap().to_str().unwrap();
+        let install = r#""--break-system-packages","openenv>=0.2","-r","server/requirements.txt"]"#;
         let (text, _) = folder.made(None);
-        let served = r#"CMD ["python3","-m","uvicorn","server.app:app","--host","0.0.0.0","--port","8000"]"#;
-        assert!(text.contains("WORKDIR /app\nCOPY . /app\nRUN [") && text.contains(served), "{text}");
+        let order = [
+            &format!("FROM oxenv-tools:latest\nUSER 0\nWORKDIR /app/{name}\n"),
+            "COPY server/requirements.txt ./server/requirements.txt\nRUN [",
+            install,
+            "\nCOPY . ./\nUSER 65532:65532\nWORKDIR /workspace\nENTRYPOINT [\"oxenv\"]\n",
+            &format!(r#"CMD ["serve","/app/{name}","--host","0.0.0.0","--open"]"#),
+        ];
+        let places: Vec<usize> = order.iter().map(|part| text.find(part).expect(&text)).collect();
+        assert!(places.is_sorted(), "{text}");
+        // What installs the folder itself needs all of it.
+        std::fs::write(folder.0.join("pyproject.toml"), "[project]\ndynamic = [\"dependencies\"]\n").unwrap();
+        let (text, _) = folder.made(None);
+        assert!(text.find("COPY . ./\nRUN [").is_some() && text.contains(r#"packages",".","-r""#), "{text}");
+        std::fs::write(folder.0.join("Dockerfile"), "FROM scratch").unwrap();
         std::fs::write(folder.0.join("server/Dockerfile"), "FROM scratch").unwrap();
         assert!(matches!(
             find(&folder.0, None).unwrap(),
             BuildPlan::File { file, .. } if file.ends_with("server/Dockerfile")
         ));
+    }
+
+    #[test]
+    fn tools_beside_a_python_environment_are_checked_and_installed() {
+        let tools = stdio("command: npx\n      args: [\"-y\", \"@scope/server@1.2.3\"]");
+        let files =
+            [("server/app.py", ""), ("openenv.yaml", "name: mine\n"), ("requirements.txt", "openenv")];
+        let folder = Folder::with(&files);
+        std::fs::write(folder.0.join("tools.yaml"), tools).unwrap();
+        let (text, _) = folder.made(None);
+        assert!(
+            text.contains(r#"RUN ["npm","install""#) && text.contains("COPY requirements.txt "),
+            "{text}"
+        );
+        std::fs::write(folder.0.join("tools.yaml"), "tools:\n  - name: one\n    nonsense: 1\n").unwrap();
+        assert!(folder.refused().contains("nonsense"), "{}", folder.refused());
     }
 
     #[test]
@@ -393,7 +436,9 @@ mod tests {
         std::fs::write(folder.0.join("Dockerfile"), "FROM scratch").unwrap();
         assert!(folder.refused().contains("nonsense"), "{}", folder.refused());
         drop(folder);
-        assert!(Folder::with(&[]).refused().ends_with("has no tools.yaml, openenv.yaml or Dockerfile"));
+        assert!(Folder::with(&[]).refused().ends_with("openenv.yaml, server/app.py or Dockerfile"));
         assert!(Folder::with(&[("openenv.yaml", "name: x\n")]).refused().contains("names no application"));
+        let bare = Folder::with(&[("server/app.py", "")]);
+        assert!(bare.refused().contains("does not say what to install: looked for [project] of"));
     }
 }

@@ -1,0 +1,1 @@
+"""What the environments of the tools RFC's time are built on, as small as a test needs it."""

@@ -1,0 +1,1 @@
+"""The environment that the Dockerfile of the tools RFC packs."""
