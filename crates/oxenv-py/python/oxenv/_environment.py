@@ -1,7 +1,7 @@
 """Base classes of environments that are written in Python.
 
-They are used in process, and served by ``oxenv serve module:Class``. Its worker knows them by the methods
-`get_available_tools` and `tool_step`.
+They are used in process, and served by ``oxenv serve module:Class``. Its worker knows them by the names
+`get_available_tools`, `tool_step` and `takes_tool_calls`.
 """
 
 from __future__ import annotations
@@ -113,6 +113,11 @@ class Environment(Generic[ActT, ObsT, StateT]):
 
     # Tools.
 
+    @property
+    def takes_tool_calls(self) -> bool:
+        """Whether tool calls are all its actions, because it defines no `step`."""
+        return type(self).step is Environment.step
+
     def get_available_tools(self) -> list[Tool]:
         """The tools that agents may call."""
         return [tool for source in self._sources() for tool in source.list_tools()]
@@ -188,7 +193,7 @@ class Environment(Generic[ActT, ObsT, StateT]):
         name = getattr(action, "tool_name", None)
         if not isinstance(name, str):
             kind, own = type(action).__name__, type(self).__name__
-            raise NotImplementedError(f"{own} takes tool calls only; define {own}.step to take a {kind}")
+            raise NotImplementedError(f"{own} takes tool calls only: it defines no step that takes a {kind}")
         given = [getattr(action, key, None) for key in ("arguments", "parameters", "tool_args")]
         observation = self.tool_step(name, next((each for each in given if each is not None), {}))
         return _in_its_spelling(observation, journal=given[0] is None and not hasattr(action, "tool_args"))
@@ -225,10 +230,10 @@ def _in_its_spelling(observation: Observation, journal: bool) -> Observation:
     """The outcome of a call where its caller looks for it: the journal's does in the metadata, that of a
     `UnifiedAction` in ``stdout``. A failure of the tool is an error, as over the wire."""
     result: ToolResult | None = observation.result
+    observation.stdout = "" if result is None else result.text
     if result is not None and result.is_error:
         observation.error = Record(error_type="execution_error", message=result.text)
         observation.result = result = None
-    observation.stdout = "" if result is None else result.text
     if not journal:
         return observation
     if result is None:
