@@ -49,11 +49,13 @@ class LocalMCPServer:
         self._callables: dict[str, Callable[..., Any]] = {}
 
     @overload
-    def tool(self, function: FunctionT) -> FunctionT: ...
+    def tool(
+        self, function: FunctionT, *, name: str | None = None, description: str | None = None
+    ) -> FunctionT: ...
 
     @overload
     def tool(
-        self, *, name: str | None = None, description: str | None = None
+        self, function: None = None, *, name: str | None = None, description: str | None = None
     ) -> Callable[[FunctionT], FunctionT]: ...
 
     def tool(
