@@ -702,11 +702,9 @@ def check_fields(cls, data):
     required = [key for key, each in fields.items() if each.default is none and each.default_factory is none]
     missing = [key for key in required if key not in data]
     extra = [key for key in data if key not in fields]
-    says = "Unexpected keyword argument"
     issues = [{"type": "missing", "loc": (key,), "msg": "Field required", "input": data} for key in missing]
-    issues += [
-        {"type": "unexpected_keyword_argument", "loc": (key,), "msg": says, "input": data[key]} for key in extra
-    ]
+    kind, says = "unexpected_keyword_argument", "Unexpected keyword argument"
+    issues += [{"type": kind, "loc": (key,), "msg": says, "input": data[key]} for key in extra]
     if issues:
         raise ValidationError(issues)
 
