@@ -18,6 +18,7 @@ from oxenv import (
     MCPClient,
     MCPClientManager,
     OxenvError,
+    ToolEnabledEnvironment,
     ToolNotFound,
     compose_servers,
 )
@@ -168,6 +169,17 @@ def test_servers_are_composed() -> None:
     assert names(composed) == ["add", "shout", "other__add", "more"] == list(composed.get_callables())
     assert composed.call_tool("other__add").data == "the other"
     assert composed.call_tool("add", {"a": 1}).data == 1
+
+
+def test_a_name_belongs_to_the_client_before_the_manifest(manifest: Path) -> None:
+    own = LocalMCPServer("own")
+    own.tool(lambda: "own", name="convert_time")
+    with ToolEnabledEnvironment(manifest, mcp_client=own) as env:
+        assert [tool.name for tool in env.get_available_tools()] == ["convert_time", "get_current_time"]
+        assert env.call_tool("convert_time").data == "own"
+        assert "UTC" in env.call_tool("get_current_time", {"timezone": "UTC"}).text
+        with pytest.raises(ToolNotFound, match="there are: convert_time, get_current_time"):
+            env.call_tool("nothing")
 
 
 def test_a_client_of_an_endpoint(serve: Any) -> None:

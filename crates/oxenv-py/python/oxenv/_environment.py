@@ -70,7 +70,7 @@ class Environment(Generic[ActT, ObsT, StateT]):
             self._mcp_client = mcp_client if isinstance(mcp_client, MCPClient) else MCPClient(mcp_client)
 
     def reset(self, seed: int | None = None, episode_id: str | None = None, **options: Any) -> ObsT:
-        """Begins an episode.
+        """Begins an episode, with its tools. A state that is no `State` is left as it is.
 
         Args:
             seed: What randomness is to follow from.
@@ -80,7 +80,8 @@ class Environment(Generic[ActT, ObsT, StateT]):
         Returns:
             The first observation; here one with the status ``"ready"``.
         """
-        self._state = State(episode_id=episode_id or str(uuid.uuid4()))
+        if self._state is None or isinstance(self._state, State):
+            self._state = State(episode_id=episode_id or str(uuid.uuid4()))
         if self._mcp_manager is not None:
             self._mcp_manager.reset(seed)
         # One that was never used is not made for this.
@@ -119,8 +120,13 @@ class Environment(Generic[ActT, ObsT, StateT]):
         return type(self).step is Environment.step
 
     def get_available_tools(self) -> list[Tool]:
-        """The tools that agents may call."""
-        return [tool for source in self._sources() for tool in source.list_tools()]
+        """The tools that agents may call. A name belongs to the first that has it: `mcp_client` before the
+        manifest."""
+        tools: dict[str, Tool] = {}
+        for source in self._sources():
+            for tool in source.list_tools():
+                tools.setdefault(tool.name, tool)
+        return list(tools.values())
 
     def call_tool(self, tool_name: str, arguments: Mapping[str, Any] | None = None) -> ToolResult:
         """Calls a tool. One that says that it failed is a result with ``is_error``.
