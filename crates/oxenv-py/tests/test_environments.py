@@ -119,10 +119,10 @@ def test_a_typed_environment_is_the_same_in_process_and_served() -> None:
 
         assert play(client.reset, served) == played
         assert client.state()["number"] == env.state.number
-        with pytest.raises(ValidationError, match="number: Field required; numbr: Unexpected") as refused:
+        with pytest.raises(ValidationError, match="number: Field required; count: Unexpected") as refused:
             client.reset()
-            client.step({"numbr": 1})
-        assert [issue["loc"] for issue in refused.value.data] == [["number"], ["numbr"]]
+            client.step({"count": 1})
+        assert [issue["loc"] for issue in refused.value.data] == [["number"], ["count"]]
 
 
 def test_tool_calls_are_rewarded() -> None:
