@@ -460,6 +460,13 @@ def is_environment(value):
     return not isinstance(value, type) and callable(getattr(value, "reset", None)) and hasattr(value, "step")
 
 
+def lists_tools(value):
+    """Whether an environment, or its class, lists and calls its tools itself, as those of oxenv's package."""
+    return callable(getattr(value, "get_available_tools", None)) and callable(
+        getattr(value, "tool_step", None)
+    )
+
+
 def is_application(value):
     return hasattr(value, "routes") and callable(value)
 
@@ -608,6 +615,9 @@ class Hosted:
             self.notes.append("middleware of the application that is gone around: " + ", ".join(middleware))
 
     def base_type(self, key):
+        """The reference's own type, for what names none."""
+        if lists_tools(self.environment_class()):
+            return None
         types_module = core_module("types")
         return getattr(types_module, key.capitalize(), None)
 
@@ -673,7 +683,7 @@ class Hosted:
     def takes_mcp_actions(self):
         """Whether "list_tools" and "call_tool" are MCP's actions, and not the environment's own."""
         types_module = core_module("mcp_types")
-        if types_module is None:
+        if types_module is None or self.action is None:
             return False
         known = (self.base_type("action"), types_module.ListToolsAction, types_module.CallToolAction)
         return self.action in known
@@ -684,8 +694,33 @@ def validated(cls, data):
     try:
         from pydantic import TypeAdapter
     except ImportError:
+        check_fields(cls, data)
         return cls(**data)
     return TypeAdapter(cls).validate_python(data)
+
+
+class ValidationError(ValueError):
+    """As pydantic's: what of an action does not fit its class."""
+
+    def errors(self):
+        return self.args[0]
+
+
+def check_fields(cls, data):
+    """Raises a ValidationError unless a dataclass can be made of the keys of an object."""
+    if not isinstance(data, dict):
+        says = f"Input should be a dictionary or an instance of {cls.__name__}"
+        raise ValidationError([{"type": "dataclass_type", "loc": (), "msg": says, "input": data}])
+    fields = {each.name: each for each in dataclasses.fields(cls) if each.init}
+    none = dataclasses.MISSING
+    required = [key for key, each in fields.items() if each.default is none and each.default_factory is none]
+    missing = [key for key in required if key not in data]
+    extra = [key for key in data if key not in fields]
+    issues = [{"type": "missing", "loc": (key,), "msg": "Field required", "input": data} for key in missing]
+    kind, says = "unexpected_keyword_argument", "Unexpected keyword argument"
+    issues += [{"type": kind, "loc": (key,), "msg": says, "input": data[key]} for key in extra]
+    if issues:
+        raise ValidationError(issues)
 
 
 def thread_count():
@@ -816,7 +851,9 @@ class Session:
         self.step = environment.step_async if overrides(environment, "step_async") else environment.step
         calls_tools = self.hosted.takes_mcp_actions()
         tool_types = calls_tools and self.hosted.action is not self.hosted.base_type("action")
-        if callable(getattr(environment, "mcp_session", None)) or tool_types:
+        if lists_tools(environment):
+            self.mcp = OwnTools(environment)
+        elif callable(getattr(environment, "mcp_session", None)) or tool_types:
             self.mcp = ToolServer(self, environment)
         tools = self.mcp.tools() if self.mcp else []
         metadata = None
@@ -824,6 +861,7 @@ class Session:
             metadata = dump(environment.get_metadata())
         tasks = callable(getattr(environment, "list_splits", None))
         takes_tool_calls = calls_tools and callable(getattr(environment, "mcp_session", None))
+        takes_tool_calls = takes_tool_calls or bool(getattr(environment, "takes_tool_calls", False))
         created = {"tools": tools, "takes_tool_calls": takes_tool_calls, "metadata": metadata, "tasks": tasks}
         return self.ok({"created": created})
 
@@ -841,8 +879,7 @@ class Session:
 
     def do_call(self, tool, arguments):
         """A tool call, made as the step that the reference makes of it."""
-        action = core_module("mcp_types").CallToolAction(tool_name=tool, arguments=arguments)
-        observation = self.run(self.mcp.step(action))
+        observation = self.run(self.mcp.call(tool, arguments))
         error = getattr(observation, "error", None)
         if error is not None:
             call = {"error": {"error_type": error.error_type, "message": error.message}}
@@ -1002,6 +1039,10 @@ class ToolServer:
         own = getattr(type(environment), "_async_handle_call_tool", None)
         if functions and observation and own is getattr(base, "_async_handle_call_tool", 0):
             environment._async_handle_call_tool = handle_call
+
+    def call(self, tool, arguments):
+        """The observation of a tool call, or what gives it."""
+        return self.step(core_module("mcp_types").CallToolAction(tool_name=tool, arguments=arguments))
 
     def tools(self):
         """The tools with their schemas, as the environment lists them."""
@@ -1184,6 +1225,31 @@ def outside_loop(function):
     finally:
         asyncio._set_running_loop(loop)
         asyncio._enter_task(loop, task)
+
+
+class OwnTools:
+    """The tools of an environment that lists and calls them itself."""
+
+    def __init__(self, environment):
+        self.environment = environment
+
+    def call(self, tool, arguments):
+        """The observation of a tool call, or what gives it."""
+        return self.environment.tool_step(tool, arguments)
+
+    def tools(self):
+        """The tools with their schemas."""
+        return [
+            {
+                "name": each.name,
+                "title": each.title,
+                "description": each.description,
+                "inputSchema": each.input_schema,
+                "outputSchema": each.output_schema,
+                "annotations": each.annotations,
+            }
+            for each in self.environment.get_available_tools()
+        ]
 
 
 def can_bypass(server):

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
@@ -35,6 +36,15 @@ SOON_S = 20.0
 def serve() -> Iterator[Callable[..., Server]]:
     with ExitStack() as servers:
         yield lambda environment, *flags: servers.enter_context(running(*serve_command(environment, *flags)))
+
+
+@contextmanager
+def started_hosted(name: str, folder: Path, *flags: str) -> Iterator[str]:
+    """The address of a server of an environment in Python: `module:Class` of a folder, with this Python."""
+    address = ["--port", "0", "--host", "127.0.0.1", "--python", sys.executable]
+    command = [os.environ["OXENV_BIN"], "serve", name, *address, *flags]
+    with running(command, r"oxenv: serving \S+ on (http://127\.0\.0\.1:\d+)", cwd=folder) as server:
+        yield server.url
 
 
 def sessions(url: str) -> list[dict[str, Any]]:

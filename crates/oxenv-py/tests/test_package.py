@@ -1,5 +1,6 @@
 """The package itself: its README, its types, its list of names."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import oxenv
-from conftest import finished, program
+from conftest import finished, program, started_hosted
+from harness import components
 from test_fleet import simulated
 
 FOLDER = Path(__file__).resolve().parents[1]
@@ -22,8 +24,8 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 
 def test_the_examples_of_the_readme_print_what_they_say() -> None:
-    episode, tools, *_ = blocks("python")
-    assert [finished(program(source)) for source in (episode, tools)] == blocks("text")
+    episode, tools, environment, *_ = blocks("python")
+    assert [finished(program(source)) for source in (episode, tools, environment)] == blocks("text")
     assert len(episode.strip().splitlines()) <= 15
 
 
@@ -35,11 +37,45 @@ def test_the_fleet_example_of_the_readme() -> None:
 
 
 def test_the_examples_of_the_guide_run(serve: Any) -> None:
-    examples = [block for block in blocks("python", GUIDE) if "from_fleet" not in block]
+    examples = [block for block in blocks("python", GUIDE) if EXAMPLE_URL in block]
     for example, environment in zip(examples, ["echo", "grid_world", "grid_world"], strict=True):
         url = serve(environment, "--max-sessions", "8").url
-        assert EXAMPLE_URL in example
         finished(program(example.replace(EXAMPLE_URL, url)))
+
+
+def test_the_environments_of_the_guide_run_and_are_served(tmp_path: Path) -> None:
+    modules = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", GUIDE, re.S)
+    assert [name for name, _ in modules] == ["guessing", "calculator", "files"]
+    manifest = {"tools": [components.time().in_manifest("time")]}
+    (tmp_path / "tools.yaml").write_text(json.dumps(manifest))
+    for name, source in modules:
+        (tmp_path / f"{name}.py").write_text(source)
+    printed = re.findall(r"\$ python \w+\.py\n(.*?)\n", GUIDE)
+    assert [alone(tmp_path, name) for name, _ in modules[:2]] == printed
+    assert alone(tmp_path, "files") == "['get_current_time', 'convert_time']"
+    actions = [
+        ("guessing:Guessing", {"number": 50}),
+        ("calculator:Calculator", oxenv.CallToolAction("add", {"a": 40, "b": 2})),
+        ("files:Files", oxenv.CallToolAction("get_current_time", {"timezone": "UTC"})),
+    ]
+    results = []
+    for served, action in actions:
+        with started_hosted(served, tmp_path) as url, oxenv.GenericEnvClient(base_url=url) as env:
+            env.reset(seed=7, **({"most": 100} if "Guess" in served else {}))
+            results.append(env.step(action))
+    guess, sum_, time = results
+    assert guess.observation["hint"] == printed[0]
+    assert f"{sum_.observation['metadata']['result']} {sum_.reward}" == printed[1] and sum_.done
+    assert time.observation["metadata"]["result"]["timezone"] == "UTC"
+
+
+def alone(folder: Path, name: str) -> str:
+    """What a module prints when it is run."""
+    run = subprocess.run(
+        [sys.executable, f"{name}.py"], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
 
 
 def test_the_fleet_example_of_the_guide() -> None:

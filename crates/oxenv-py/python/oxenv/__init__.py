@@ -1,4 +1,4 @@
-"""Clients of environments: sessions, tools, Fleet, containers. What stands in `__all__` is the API."""
+"""Clients of environments, and base classes to write them with. What stands in `__all__` is the API."""
 
 from ._actions import (
     CallToolAction,
@@ -13,6 +13,7 @@ from ._actions import (
 from ._binary import binary
 from ._client import EnvClient, SyncEnvClient
 from ._connection import Connection
+from ._environment import Action, Environment, ToolEnabledEnvironment
 from ._envs import CodingEnv, EchoEnv
 from ._errors import (
     AuditUnavailable,
@@ -90,12 +91,16 @@ from ._errors import (
     VersionMismatch,
     WrongEpoch,
 )
+from ._executor import CodeResult, PythonExecutor
 from ._fleet import FleetEnvClient, FleetMCPTools, SyncFleetMCPTools
 from ._generic import GenericEnvClient, HTTPEnvClient, MCPToolClient
+from ._manager import MCPClientManager
+from ._mcp import LocalMCPServer, MCPClient, ToolSource, compose_servers
 from ._values import Conflict, Endpoint, Observation, State, StepResult, Tool, ToolListing, ToolResult
 from ._native import VERSION as __version__
 
 __all__ = [
+    "Action",
     "AuditUnavailable",
     "CallToolAction",
     "Cancelled",
@@ -103,6 +108,7 @@ __all__ = [
     "Closed",
     "CodeAction",
     "CodeObservation",
+    "CodeResult",
     "CodingEnv",
     "Conflict",
     "ConnectFailed",
@@ -117,6 +123,7 @@ __all__ = [
     "Endpoint",
     "EndpointUnavailable",
     "EnvClient",
+    "Environment",
     "EnvironmentPanicked",
     "EpisodeDone",
     "ExecutionError",
@@ -157,6 +164,9 @@ __all__ = [
     "InvalidSpec",
     "KeyConflict",
     "ListToolsAction",
+    "LocalMCPServer",
+    "MCPClient",
+    "MCPClientManager",
     "MCPToolClient",
     "ModeRefused",
     "NonFiniteReward",
@@ -165,6 +175,7 @@ __all__ = [
     "OxenvError",
     "ProviderFailure",
     "ProviderUnavailable",
+    "PythonExecutor",
     "RateLimited",
     "RecordFailed",
     "ReplyForgotten",
@@ -184,10 +195,12 @@ __all__ = [
     "TimedOut",
     "TlsFailed",
     "Tool",
+    "ToolEnabledEnvironment",
     "ToolFailed",
     "ToolListing",
     "ToolNotFound",
     "ToolResult",
+    "ToolSource",
     "Unauthorized",
     "UnifiedAction",
     "UnknownType",
@@ -198,5 +211,6 @@ __all__ = [
     "VersionMismatch",
     "WrongEpoch",
     "binary",
+    "compose_servers",
     "__version__",
 ]

@@ -50,13 +50,31 @@ class Record(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"{type(self).__name__} has no {name!r}; it has {sorted(self)}") from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
 
 class Observation(Record):
-    """What an environment shows, with ``done``, ``reward`` and ``metadata``."""
+    """What an environment shows, with ``done``, ``reward`` and ``metadata``.
+
+    A mapping is taken as it is. Made from keyword arguments, as environments do it, those that are not given
+    are ``False``, ``None`` and empty.
+    """
+
+    def __init__(self, given: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
+        whole = {"done": False, "reward": None, "metadata": {}} if given is None else given
+        super().__init__(whole, **fields)
 
 
 class State(Record):
-    """The state of an episode: ``episode_id``, ``step_count`` and what the environment adds."""
+    """The state of an episode: ``episode_id``, ``step_count`` and what the environment adds.
+
+    A mapping is taken as it is. Made from keyword arguments, as environments do it, those that are not given
+    are ``None`` and 0.
+    """
+
+    def __init__(self, given: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
+        super().__init__({"episode_id": None, "step_count": 0} if given is None else given, **fields)
 
 
 @dataclass(frozen=True)
