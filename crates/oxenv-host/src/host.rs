@@ -22,8 +22,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::directory;
 use crate::frames::FrameStream;
+use crate::limits::{AppliedLimits, Limiter};
 use crate::log_tail::LogTail;
-use crate::protocol::{ErrorKind, HostSource, Loaded, Reply, TemplateRequest, WorkerError, WorkerPlace};
+use crate::protocol::{
+    ErrorKind, HostSource, Loaded, Reply, TemplateRequest, WorkerError, WorkerLimits, WorkerPlace,
+};
 use crate::template::{Template, WorkerExit};
 use crate::worker::{Worker, WorkerProcess};
 
@@ -65,6 +68,8 @@ pub struct HostOptions {
     pub directory: Option<PathBuf>,
     /// `simulation` or `production`, which the environment finds in `OPENENV_MODE`.
     pub mode: &'static str,
+    /// What each worker may use.
+    pub limits: WorkerLimits,
     /// How long importing may take.
     pub import_timeout: Duration,
     /// What starts and ends processes.
@@ -119,6 +124,7 @@ pub struct Host {
     loaded: Loaded,
     /// The script and the sockets.
     place: Arc<Workspace>,
+    limiter: Limiter,
     /// Working directories, where sessions have their own.
     directories: Option<Directories>,
     temporaries: Workspaces,
@@ -153,6 +159,7 @@ impl Host {
         let mut host = Host {
             isolation: options.isolation.unwrap_or(Isolation::Fork),
             loaded: Loaded::default(),
+            limiter: Limiter::new(options.limits)?,
             options,
             place,
             directories,
@@ -187,6 +194,12 @@ impl Host {
     #[must_use]
     pub fn isolation(&self) -> Isolation {
         self.isolation
+    }
+
+    /// What each worker may use, and what enforces that, for people; absent without limits.
+    #[must_use]
+    pub fn limits(&self) -> Option<String> {
+        self.limiter.describe()
     }
 
     /// Notes to print at the start, for people.
@@ -277,14 +290,15 @@ impl Host {
             }
         };
         let process = WorkerProcess::Forked { number, exit, template };
-        Ok(Worker::new(stream, log, process, folders.all))
+        Ok(Worker::new(stream, log, process, folders.all, folders.limits))
     }
 
     async fn start_fresh(self: &Arc<Self>) -> Result<Worker, HostError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let folders = self.folders(number).await?;
         let (child, connection, _) = self.load("session", folders.place()).await?;
-        Ok(Worker::new(connection.into_stream(), LogTail::default(), WorkerProcess::Own(child), folders.all))
+        let process = WorkerProcess::Own(child);
+        Ok(Worker::new(connection.into_stream(), LogTail::default(), process, folders.all, folders.limits))
     }
 
     async fn template_is_lost(&self) -> bool {
@@ -394,7 +408,7 @@ impl Host {
             if let Some(directories) = &host.directories {
                 all.push(Arc::new(directories.copies.open(&name)?));
             }
-            Ok(Folders { all })
+            Ok(Folders { all, limits: host.limiter.apply(number)? })
         };
         tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
     }
@@ -403,7 +417,7 @@ impl Host {
     fn template_folders(&self, number: u64) -> io::Result<Folders> {
         let mut all = vec![Arc::new(self.temporaries.open(&format!("template-{number}"))?)];
         all.extend(self.directories.as_ref().map(|directories| Arc::clone(&directories.base)));
-        Ok(Folders { all })
+        Ok(Folders { all, limits: AppliedLimits::default() })
     }
 }
 
@@ -438,9 +452,11 @@ impl Drop for Socket {
     }
 }
 
-/// The folders of one worker: for temporary files, and then its working directory if it has its own.
+/// Where one worker runs, and what it may use.
 struct Folders {
+    /// For temporary files, and then its working directory if it has its own.
     all: Vec<Arc<Workspace>>,
+    limits: AppliedLimits,
 }
 
 impl Folders {
@@ -448,6 +464,8 @@ impl Folders {
         WorkerPlace {
             temporary: self.all.first().map(|folder| folder.path()),
             directory: self.all.get(1).map(|folder| folder.path()),
+            limits: self.limits.rlimits,
+            groups: &self.limits.groups,
         }
     }
 }

@@ -61,6 +61,25 @@ pub(crate) struct WorkerPlace<'a> {
     /// Its folder for temporary files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) temporary: Option<&'a Path>,
+    /// What it limits for itself.
+    pub(crate) limits: WorkerLimits,
+    /// Files in which it enters its number, before it runs anything of the environment.
+    #[serde(skip_serializing_if = "<[PathBuf]>::is_empty")]
+    pub(crate) groups: &'a [PathBuf],
+}
+
+/// What one worker, and what it starts, may use; absent: as much as there is.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct WorkerLimits {
+    /// Bytes of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Seconds of CPU time, of each process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds: Option<u64>,
+    /// Processes and threads at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u64>,
 }
 
 /// A request to the worker of a session.

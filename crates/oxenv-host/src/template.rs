@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use oxenv_core::Workspace;
@@ -120,6 +121,15 @@ async fn hear(mut reader: OwnedReadHalf, children: Children) {
 }
 
 impl WorkerExit {
+    /// How a process ended whose supervisor has this status.
+    pub(crate) fn of_supervised(status: ExitStatus) -> Self {
+        match status.code() {
+            Some(code @ 129..) => WorkerExit::Signal(code - 128),
+            Some(code) => WorkerExit::Code(code),
+            None => WorkerExit::Lost,
+        }
+    }
+
     fn of(exit: &ChildExit) -> Self {
         match exit.status {
             None => WorkerExit::NotStarted(exit.error.clone().unwrap_or_default()),

@@ -45,6 +45,8 @@ MAX_TRACEBACK = 16 << 10
 MAX_MESSAGE = 16 << 10
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+# The exit status of a process that was refused memory by its limit.
+EXIT_OUT_OF_MEMORY = 98
 CORE_MODULES = ("openenv.core.env_server", "openenv_core.env_server", "core.env_server")
 MCP_ACTIONS = {"list_tools": "ListToolsAction", "call_tool": "CallToolAction"}
 
@@ -764,6 +766,9 @@ class Session:
         except SystemExit:
             raise
         except BaseException as error:
+            if isinstance(error, MemoryError) and memory_is_limited():
+                traceback.print_exc()
+                raise SystemExit(EXIT_OUT_OF_MEMORY) from None
             if is_validation_error(error):
                 return validation_reply(error)
             return exception_reply(error)
@@ -1088,8 +1093,17 @@ def leave(status):
     os._exit(status)
 
 
+def memory_is_limited():
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+
+
 def prepare_place(request):
-    """Enters the session's own folder and takes its limits."""
+    """Enters the session's own groups and folder, and takes its limits."""
+    for group in request.get("groups") or ():
+        with open(group, "w", encoding="ascii") as file:
+            file.write("0")
     temporary = request.get("temporary")
     if temporary:
         os.environ["TMPDIR"] = temporary
@@ -1108,8 +1122,10 @@ def prepare_place(request):
         }
         for name, value in limits.items():
             _, hard = resource.getrlimit(kinds[name])
-            most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kinds[name], (most, hard))
+            # Past the first limit of CPU time comes SIGXCPU, past the second SIGKILL.
+            last = value + 1 if name == "cpu_seconds" else value
+            last = last if hard == resource.RLIM_INFINITY else min(last, hard)
+            resource.setrlimit(kinds[name], (min(value, last), last))
 
 
 class Template:

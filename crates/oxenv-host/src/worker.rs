@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::frames::FrameStream;
+use crate::limits::AppliedLimits;
 use crate::log_tail::LogTail;
 use crate::protocol::SessionRequest;
 use crate::template::{ExitWatch, Template, WorkerExit};
@@ -26,6 +27,8 @@ pub(crate) struct Worker {
     pub(crate) connection: FrameStream,
     log: LogTail,
     process: WorkerProcess,
+    /// After the process, whose groups can be removed once it has ended.
+    limits: AppliedLimits,
     /// Its working directory and its folder for temporary files, which go with it.
     _folders: Vec<Arc<Workspace>>,
 }
@@ -44,8 +47,9 @@ impl Worker {
         log: LogTail,
         process: WorkerProcess,
         folders: Vec<Arc<Workspace>>,
+        limits: AppliedLimits,
     ) -> Self {
-        Worker { connection: FrameStream::new(stream), log, process, _folders: folders }
+        Worker { connection: FrameStream::new(stream), log, process, limits, _folders: folders }
     }
 
     /// Whether its process has ended already.
@@ -59,17 +63,23 @@ impl Worker {
     /// How its process ended, with the last lines of its output; for a caller that has lost the
     /// connection to it.
     pub(crate) async fn describe_end(mut self, error: &io::Error) -> String {
-        let (how, lines) = match &mut self.process {
+        let (exit, lines) = match &mut self.process {
             WorkerProcess::Forked { exit, .. } => {
                 let known = timeout(EXIT_TIMEOUT, exit.wait_for(Option::is_some)).await;
-                let exit: Option<WorkerExit> = known.ok().and_then(Result::ok).and_then(|exit| exit.clone());
-                let how = exit.map(|exit| exit.to_string());
-                (how.unwrap_or_else(|| format!("closed its socket ({error})")), self.log.last_lines())
+                (known.ok().and_then(Result::ok).and_then(|exit| exit.clone()), self.log.last_lines())
             }
-            WorkerProcess::Own(child) => match timeout(EXIT_TIMEOUT, child.describe_end()).await {
-                Ok(how) => (how, String::new()),
-                Err(_) => (format!("closed its socket ({error})"), child.output_tail()),
-            },
+            WorkerProcess::Own(child) => {
+                let status = timeout(EXIT_TIMEOUT, child.wait()).await;
+                (status.ok().map(WorkerExit::of_supervised), child.output_tail())
+            }
+        };
+        let how = match &exit {
+            Some(exit) => exit.to_string(),
+            None => format!("closed its socket ({error})"),
+        };
+        let how = match self.limits.exceeded(exit.as_ref()) {
+            Some(limit) => format!("{limit}: it {how}"),
+            None => how,
         };
         if lines.is_empty() { how } else { format!("{how}; its last output:\n{lines}") }
     }
