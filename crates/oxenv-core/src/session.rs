@@ -46,7 +46,7 @@ use crate::workspace::Workspace;
 pub(crate) use hold::{Past, PausedSession};
 pub use lease::Attachment;
 pub(crate) use lease::{Lease, LeaseHold};
-use progress::{Expected, Progress};
+use progress::{Expected, Progress, WhyReset};
 pub use request::{AgentCall, ResetOptions, SessionOperation, SessionRequest};
 
 /// Requests of one session with a key or a number that may run at once.
@@ -166,7 +166,7 @@ impl Session {
                 seq: 0,
                 running: 0,
                 end_recorded: false,
-                reset_required: false,
+                reset_required: None,
                 unknown_effect: None,
                 ended: None,
                 closing: false,
@@ -340,7 +340,9 @@ impl Session {
     /// Demands a reset before the next step, if that epoch is still the present one.
     fn require_reset_in(&self, epoch: u64) {
         let mut progress = self.progress.lock();
-        progress.reset_required |= progress.epoch == epoch;
+        if progress.epoch == epoch {
+            progress.reset_required.get_or_insert(WhyReset::CutOff);
+        }
     }
 }
 

@@ -6,36 +6,39 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use oxenv_core::{Workspace, WorkspaceSource, Workspaces};
 use oxenv_process::child::{Child, ChildSpec, Supervisor};
 use oxenv_process::secret::Redactor;
 use parking_lot::Mutex;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::directory;
 use crate::frames::FrameStream;
-use crate::limits::{AppliedLimits, Limiter};
 use crate::log_tail::LogTail;
+use crate::places::Places;
 use crate::protocol::{
     ErrorKind, HostSource, Loaded, Reply, TemplateRequest, WorkerError, WorkerLimits, WorkerPlace,
 };
-use crate::template::{Template, WorkerExit};
+use crate::template::{ExitWatch, Template};
 use crate::worker::{Worker, WorkerProcess};
+use crate::worker_exit::WorkerExit;
 
-/// The script that every worker runs.
-const WORKER_SCRIPT: &str = include_str!("worker.py");
 /// How long a Python has to end by itself.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long processes are waited for once the end of the server is due.
+const HURRIED_GRACE: Duration = Duration::from_millis(100);
+/// How long a spare has to answer that it is there.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a forked process has to connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Threads of a template that can be forked safely.
 const MAX_FORKABLE_THREADS: usize = 1;
 /// Libraries that start threads when they are imported are configured to start one.
@@ -122,19 +125,16 @@ pub struct Host {
     options: HostOptions,
     isolation: Isolation,
     loaded: Loaded,
-    /// The script and the sockets.
-    place: Arc<Workspace>,
-    limiter: Limiter,
-    /// Working directories, where sessions have their own.
-    directories: Option<Directories>,
-    temporaries: Workspaces,
+    places: Arc<Places>,
     template: AsyncMutex<Option<Arc<Template>>>,
     spares: Mutex<VecDeque<Worker>>,
     /// Held by the one task that makes spares.
     filling: AsyncMutex<()>,
     numbers: AtomicU64,
-    /// Workers that close their environments.
+    /// Workers that close their environments, and the making of spares.
     closing: TaskTracker,
+    /// Cancelled when no worker is made any more.
+    ending: CancellationToken,
 }
 
 impl Host {
@@ -144,31 +144,18 @@ impl Host {
     /// Python cannot be started, or the environment cannot be imported: explains why and what to
     /// do.
     pub async fn start(options: HostOptions) -> Result<Arc<Self>, HostError> {
-        let temporaries = Workspaces::new(&std::env::temp_dir(), WorkspaceSource::Empty)?;
-        let place = Arc::new(temporaries.open("host")?);
-        std::fs::write(place.path().join("worker.py"), WORKER_SCRIPT)?;
-        let directories = match &options.directory {
-            None => None,
-            Some(folder) => {
-                let base = Arc::new(temporaries.open("folder")?);
-                directory::copy(folder, base.path())?;
-                let source = WorkspaceSource::CopyOf(base.path().to_owned());
-                Some(Directories { base, copies: Workspaces::new(&std::env::temp_dir(), source)? })
-            }
-        };
+        let places = Arc::new(Places::new(options.directory.as_deref(), options.limits)?);
         let mut host = Host {
             isolation: options.isolation.unwrap_or(Isolation::Fork),
             loaded: Loaded::default(),
-            limiter: Limiter::new(options.limits)?,
             options,
-            place,
-            directories,
-            temporaries,
+            places,
             template: AsyncMutex::new(None),
             spares: Mutex::default(),
             filling: AsyncMutex::new(()),
             numbers: AtomicU64::new(0),
             closing: TaskTracker::new(),
+            ending: CancellationToken::new(),
         };
         let (template, loaded) = host.load_template().await?;
         let forkable = loaded.threads <= MAX_FORKABLE_THREADS && !loaded.cuda;
@@ -199,7 +186,7 @@ impl Host {
     /// What each worker may use, and what enforces that, for people; absent without limits.
     #[must_use]
     pub fn limits(&self) -> Option<String> {
-        self.limiter.describe()
+        self.places.limits()
     }
 
     /// Notes to print at the start, for people.
@@ -215,13 +202,23 @@ impl Host {
 
     /// A worker that has imported the environment, and has no session so far.
     pub(crate) async fn take(self: &Arc<Self>) -> Result<Worker, HostError> {
-        let spare = std::iter::from_fn(|| self.spares.lock().pop_front()).find(|worker| !worker.has_ended());
-        let worker = match spare {
+        let worker = match self.spare().await {
             Some(worker) => worker,
             None => self.make().await?,
         };
         self.fill_up();
         Ok(worker)
+    }
+
+    /// The next spare that answers. One that does not has been stopped, and ends here.
+    async fn spare(&self) -> Option<Worker> {
+        loop {
+            let mut worker = self.spares.lock().pop_front()?;
+            if worker.answers(ANSWER_TIMEOUT).await {
+                return Some(worker);
+            }
+            tracing::warn!("a spare worker did not answer, and is replaced");
+        }
     }
 
     /// Lets a worker close its environment; nothing waits.
@@ -230,14 +227,27 @@ impl Host {
     }
 
     /// Waits until the workers of ended sessions are gone, and ends what is left. No session is made any
-    /// more.
-    pub async fn close(&self) {
+    /// more. After `hurry` it waits for a moment only, and leaves the rest to the
+    /// processes' supervisors.
+    pub async fn close(&self, hurry: impl Future<Output = ()>) {
+        self.ending.cancel();
         self.closing.close();
-        self.closing.wait().await;
-        let template = self.template.lock().await.take();
+        let mut hurry = pin!(hurry);
+        let hurried = tokio::select! {
+            () = self.closing.wait() => false,
+            () = &mut hurry => true,
+        };
         drop(std::mem::take(&mut *self.spares.lock()));
-        if let Some(template) = template {
-            template.close().await;
+        let Some(template) = self.template.lock().await.take() else { return };
+        let given_up = async {
+            if !hurried {
+                hurry.await;
+            }
+            sleep(HURRIED_GRACE).await;
+        };
+        tokio::select! {
+            () = template.close() => {}
+            () = given_up => {}
         }
     }
 
@@ -249,13 +259,17 @@ impl Host {
         }
         self.closing.spawn(async move {
             let Ok(_alone) = host.filling.try_lock() else { return };
-            while host.spares.lock().len() < host.options.spares && !host.closing.is_closed() {
-                match host.make().await {
-                    Ok(worker) => host.spares.lock().push_back(worker),
-                    Err(error) => return tracing::warn!(%error, "no spare worker could be made"),
-                }
-            }
+            host.ending.run_until_cancelled(host.make_spares()).await;
         });
+    }
+
+    async fn make_spares(self: &Arc<Self>) {
+        while self.spares.lock().len() < self.options.spares {
+            match self.make().await {
+                Ok(worker) => self.spares.lock().push_back(worker),
+                Err(error) => return tracing::warn!(%error, "no spare worker could be made"),
+            }
+        }
     }
 
     async fn make(self: &Arc<Self>) -> Result<Worker, HostError> {
@@ -272,42 +286,53 @@ impl Host {
     async fn fork(self: &Arc<Self>) -> Result<Worker, HostError> {
         let template = self.live_template().await?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let folders = self.folders(number).await?;
-        let socket = Socket::bind(self.place.path(), number)?;
-        let mut exit = template.fork(number, &socket.path, folders.place())?;
+        let place = self.places.worker(number).await?;
+        let socket = self.places.socket(number)?;
+        let mut exit = template.fork(number, &socket.path, place.told())?;
         let connecting = async {
             let stream = socket.accept().await?;
             io::Result::Ok((stream, LogTail::of(socket.accept().await?)))
         };
-        let (stream, log) = tokio::select! {
-            connected = timeout(CONNECT_TIMEOUT, connecting) => connected.map_err(|_| HostError::new(
+        let connected = tokio::select! {
+            connected = timeout(CONNECT_TIMEOUT, connecting) => connected.ok().transpose()?,
+            how = ended(&mut exit) => return Err(HostError::new(format!("a forked process {how}"))),
+        };
+        let Some((stream, log)) = connected else {
+            template.kill(number);
+            self.give_up(&template).await;
+            return Err(HostError::new(
                 "a forked process does not connect; does the import leave locks or threads behind? \
-                 --isolation fresh does without forks"
-            ))??,
-            ended = exit.wait_for(Option::is_some) => {
-                let how = ended.ok().and_then(|ended| ended.clone()).unwrap_or(WorkerExit::Lost);
-                return Err(HostError::new(format!("a forked process {how}")));
-            }
+                 --isolation fresh does without forks",
+            ));
         };
         let process = WorkerProcess::Forked { number, exit, template };
-        Ok(Worker::new(stream, log, process, folders.all, folders.limits))
+        Ok(Worker::new(stream, log, process, place))
     }
 
     async fn start_fresh(self: &Arc<Self>) -> Result<Worker, HostError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let folders = self.folders(number).await?;
-        let (child, connection, _) = self.load("session", folders.place()).await?;
+        let place = self.places.worker(number).await?;
+        let (child, connection, _) = self.load("session", place.told()).await?;
         let process = WorkerProcess::Own(child);
-        Ok(Worker::new(connection.into_stream(), LogTail::default(), process, folders.all, folders.limits))
+        Ok(Worker::new(connection.into_stream(), LogTail::default(), process, place))
     }
 
     async fn template_is_lost(&self) -> bool {
-        self.template.lock().await.as_ref().is_some_and(|template| template.is_lost())
+        self.template.lock().await.as_ref().is_none_or(|template| template.is_lost())
+    }
+
+    /// Lets the next worker come from another template. This one, which may have been stopped, ends with its
+    /// last worker.
+    async fn give_up(&self, template: &Arc<Template>) {
+        let mut present = self.template.lock().await;
+        if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, template)) {
+            *present = None;
+        }
     }
 
     /// The template, started again if it was lost.
     async fn live_template(&self) -> Result<Arc<Template>, HostError> {
-        if self.closing.is_closed() {
+        if self.ending.is_cancelled() {
             return Err(HostError::new("the server is ending"));
         }
         let mut template = self.template.lock().await;
@@ -327,9 +352,9 @@ impl Host {
 
     async fn load_template(&self) -> Result<(Arc<Template>, Loaded), HostError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let folders = self.template_folders(number)?;
-        let (child, connection, loaded) = self.load("template", folders.place()).await?;
-        Ok((Arc::new(Template::run(child, connection, folders.all)), loaded))
+        let place = self.places.template(number)?;
+        let (child, connection, loaded) = self.load("template", place.told()).await?;
+        Ok((Arc::new(Template::run(child, connection, place)), loaded))
     }
 
     /// Starts a Python in a role and lets it import the environment.
@@ -384,7 +409,7 @@ impl Host {
     }
 
     fn child_spec(&self, role: &str) -> ChildSpec {
-        let script = self.place.path().join("worker.py");
+        let script = self.places.script();
         let set = |name: &&str| !self.options.environment.iter().any(|(known, _)| known == name);
         let ours = ONE_THREAD.iter().filter(|name| set(name)).map(|name| (name.into(), "1".into()));
         let fixed = [("PYTHONUNBUFFERED", "1"), ("OPENENV_MODE", self.options.mode)];
@@ -398,74 +423,10 @@ impl Host {
             grace: GRACE,
         }
     }
-
-    /// The folders of a worker. A copy takes as long as it takes, so no thread that serves others makes it.
-    async fn folders(self: &Arc<Self>, number: u64) -> io::Result<Folders> {
-        let host = Arc::clone(self);
-        let making = move || {
-            let name = number.to_string();
-            let mut all = vec![Arc::new(host.temporaries.open(&name)?)];
-            if let Some(directories) = &host.directories {
-                all.push(Arc::new(directories.copies.open(&name)?));
-            }
-            Ok(Folders { all, limits: host.limiter.apply(number)? })
-        };
-        tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
-    }
-
-    /// The folders of a template; the working directories of workers are copies of its own.
-    fn template_folders(&self, number: u64) -> io::Result<Folders> {
-        let mut all = vec![Arc::new(self.temporaries.open(&format!("template-{number}"))?)];
-        all.extend(self.directories.as_ref().map(|directories| Arc::clone(&directories.base)));
-        Ok(Folders { all, limits: AppliedLimits::default() })
-    }
 }
 
-/// Where working directories come from.
-struct Directories {
-    /// The template's, which holds what the import writes as well.
-    base: Arc<Workspace>,
-    copies: Workspaces,
-}
-
-/// A socket that one worker connects to; its file goes with it.
-struct Socket {
-    path: PathBuf,
-    listener: UnixListener,
-}
-
-impl Socket {
-    fn bind(folder: &Path, number: u64) -> io::Result<Self> {
-        let path = folder.join(format!("{number}.socket"));
-        let listener = UnixListener::bind(&path)?;
-        Ok(Socket { path, listener })
-    }
-
-    async fn accept(&self) -> io::Result<UnixStream> {
-        Ok(self.listener.accept().await?.0)
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Where one worker runs, and what it may use.
-struct Folders {
-    /// For temporary files, and then its working directory if it has its own.
-    all: Vec<Arc<Workspace>>,
-    limits: AppliedLimits,
-}
-
-impl Folders {
-    fn place(&self) -> WorkerPlace<'_> {
-        WorkerPlace {
-            temporary: self.all.first().map(|folder| folder.path()),
-            directory: self.all.get(1).map(|folder| folder.path()),
-            limits: self.limits.rlimits,
-            groups: &self.limits.groups,
-        }
-    }
+/// How a process has ended, once it has.
+async fn ended(exit: &mut ExitWatch) -> WorkerExit {
+    let known = exit.wait_for(Option::is_some).await;
+    known.ok().and_then(|exit| exit.clone()).unwrap_or(WorkerExit::Lost)
 }

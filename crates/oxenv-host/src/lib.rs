@@ -13,11 +13,13 @@ mod frames;
 mod host;
 mod limits;
 mod log_tail;
+mod places;
 mod protocol;
 mod session;
 mod template;
 mod toolset;
 mod worker;
+mod worker_exit;
 
 pub use directory::{MAX_COPIED_BYTES, size};
 pub use factory::HostedFactory;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::protocol::WorkerLimits;
-use crate::template::WorkerExit;
+use crate::worker_exit::WorkerExit;
 
 /// The exit code of a worker that was refused memory by its rlimit; `worker.py` has it, too.
 const EXIT_OUT_OF_MEMORY: i32 = 98;

@@ -50,6 +50,8 @@ pub(crate) enum TemplateRequest<'a> {
     },
     /// End a child.
     Kill { worker: u64 },
+    /// End itself, and all children.
+    End,
 }
 
 /// Where a worker runs.
@@ -86,10 +88,24 @@ pub struct WorkerLimits {
 #[derive(Serialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(crate) enum SessionRequest<'a> {
-    Create { seed: u64, mode: &'a str },
-    Reset { seed: u64, episode_id: &'a str, arguments: &'a RawValue },
-    Step { action: &'a RawValue },
-    Call { tool: &'a str, arguments: &'a RawValue },
+    /// Answer that it is there.
+    Ping,
+    Create {
+        seed: u64,
+        mode: &'a str,
+    },
+    Reset {
+        seed: u64,
+        episode_id: &'a str,
+        arguments: &'a RawValue,
+    },
+    Step {
+        action: &'a RawValue,
+    },
+    Call {
+        tool: &'a str,
+        arguments: &'a RawValue,
+    },
     Close,
 }
 

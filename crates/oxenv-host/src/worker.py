@@ -788,6 +788,10 @@ class Session:
     async def wait_for(value):
         return await value
 
+    def do_ping(self):
+        """The server asks whether this process runs."""
+        return b'{"ok":{}}'
+
     def do_create(self, seed, mode=None):
         reseed(seed, self.found)
         if mode:
@@ -1163,7 +1167,7 @@ class Template:
                 self.reap()
             if self.connection.sock in ready:
                 request = self.connection.receive()
-                if request is None:
+                if request is None or request["op"] == "end":
                     return
                 self.handle(request)
 
@@ -1269,8 +1273,20 @@ def loaded_reply(load):
         return error_reply("import", says, trace=traceback_of(error))
 
 
+def close_inherited():
+    """Closes what the shell left open for whoever it starts."""
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2:
+            try:
+                os.close(int(name))
+            except OSError:
+                # The listing's own.
+                pass
+
+
 def main():
     role = sys.argv.pop()
+    close_inherited()
     connection = Connection(socket.socket(fileno=os.dup(0)))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

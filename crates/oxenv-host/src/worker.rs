@@ -6,16 +6,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::Workspace;
 use oxenv_process::child::Child;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::frames::FrameStream;
-use crate::limits::AppliedLimits;
 use crate::log_tail::LogTail;
+use crate::places::Place;
 use crate::protocol::SessionRequest;
-use crate::template::{ExitWatch, Template, WorkerExit};
+use crate::template::{ExitWatch, Template};
+use crate::worker_exit::WorkerExit;
 
 /// How long a worker has to close its environment and to exit.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,10 +27,7 @@ pub(crate) struct Worker {
     pub(crate) connection: FrameStream,
     log: LogTail,
     process: WorkerProcess,
-    /// After the process, whose groups can be removed once it has ended.
-    limits: AppliedLimits,
-    /// Its working directory and its folder for temporary files, which go with it.
-    _folders: Vec<Arc<Workspace>>,
+    place: Place,
 }
 
 /// The surroundings of a worker.
@@ -42,14 +39,8 @@ pub(crate) enum WorkerProcess {
 }
 
 impl Worker {
-    pub(crate) fn new(
-        stream: UnixStream,
-        log: LogTail,
-        process: WorkerProcess,
-        folders: Vec<Arc<Workspace>>,
-        limits: AppliedLimits,
-    ) -> Self {
-        Worker { connection: FrameStream::new(stream), log, process, limits, _folders: folders }
+    pub(crate) fn new(stream: UnixStream, log: LogTail, process: WorkerProcess, place: Place) -> Self {
+        Worker { connection: FrameStream::new(stream), log, process, place }
     }
 
     /// Whether its process has ended already.
@@ -58,6 +49,12 @@ impl Worker {
             WorkerProcess::Forked { exit, .. } => exit.borrow().is_some(),
             WorkerProcess::Own(_) => false,
         }
+    }
+
+    /// Whether its process is there and runs.
+    pub(crate) async fn answers(&mut self, within: Duration) -> bool {
+        let asked = self.connection.exchange(&SessionRequest::Ping);
+        matches!(timeout(within, asked).await, Ok(Ok(_)))
     }
 
     /// How its process ended, with the last lines of its output; for a caller that has lost the
@@ -77,7 +74,7 @@ impl Worker {
             Some(exit) => exit.to_string(),
             None => format!("closed its socket ({error})"),
         };
-        let how = match self.limits.exceeded(exit.as_ref()) {
+        let how = match self.place.limits.exceeded(exit.as_ref()) {
             Some(limit) => format!("{limit}: it {how}"),
             None => how,
         };

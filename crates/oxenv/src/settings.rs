@@ -96,6 +96,11 @@ struct GivenSettings {
     #[serde(deserialize_with = "duration_setting")]
     idle_timeout: Option<Duration>,
 
+    /// How long a reset may take, with the start of what it needs: 30s, 5m [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[serde(deserialize_with = "duration_setting")]
+    reset_timeout: Option<Duration>,
+
     /// How long calls in flight may go on after SIGTERM or Ctrl-C [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     #[serde(deserialize_with = "duration_setting")]
@@ -282,6 +287,7 @@ impl Settings {
                 queue: given.queue_timeout.unwrap_or(limits.queue),
                 idle: given.idle_timeout.unwrap_or(limits.idle),
                 default_idle: given.idle_timeout,
+                reset: given.reset_timeout.unwrap_or(limits.reset),
                 seed: given.seed,
                 snapshot: given.max_snapshot.map_or(limits.snapshot, ByteSize::get),
                 ..limits

@@ -30,7 +30,9 @@ class Misbehaving(Environment[Do, Done, State]):
         super().__init__()
         self.children: list[int] = []
 
-    def reset(self, **_) -> Done:
+    def reset(self, what: str | None = None, **_) -> Done:
+        if what:
+            getattr(self, what)()
         return self.seen()
 
     def seen(self, **more) -> Done:

@@ -1,0 +1,129 @@
+//! Where processes run: their folders, their sockets, and what they may use.
+//!
+//! Invariant: a place goes with its process.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oxenv_core::{Workspace, WorkspaceSource, Workspaces};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::directory;
+use crate::limits::{AppliedLimits, Limiter};
+use crate::protocol::{WorkerLimits, WorkerPlace};
+
+/// The script that every worker runs.
+const WORKER_SCRIPT: &str = include_str!("worker.py");
+
+/// Makes places.
+pub(crate) struct Places {
+    /// The script and the sockets.
+    shared: Workspace,
+    temporaries: Workspaces,
+    /// Working directories, where sessions have their own.
+    directories: Option<Directories>,
+    limiter: Limiter,
+}
+
+/// Where working directories come from.
+struct Directories {
+    /// The template's, which holds what the import writes as well.
+    base: Arc<Workspace>,
+    copies: Workspaces,
+}
+
+/// Where one process runs.
+pub(crate) struct Place {
+    /// For temporary files, and then its working directory if it has its own.
+    folders: Vec<Arc<Workspace>>,
+    pub(crate) limits: AppliedLimits,
+}
+
+/// A socket that one worker connects to; its file goes with it.
+pub(crate) struct Socket {
+    pub(crate) path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Places {
+    /// Places whose working directories are copies of a folder; absent: the present one.
+    ///
+    /// # Errors
+    /// The folder cannot be copied, or a limit cannot be set.
+    pub(crate) fn new(folder: Option<&Path>, limits: WorkerLimits) -> io::Result<Self> {
+        let temporaries = Workspaces::new(&std::env::temp_dir(), WorkspaceSource::Empty)?;
+        let shared = temporaries.open("host")?;
+        std::fs::write(shared.path().join("worker.py"), WORKER_SCRIPT)?;
+        let directories = match folder {
+            None => None,
+            Some(folder) => {
+                let base = Arc::new(temporaries.open("folder")?);
+                directory::copy(folder, base.path())?;
+                let source = WorkspaceSource::CopyOf(base.path().to_owned());
+                Some(Directories { base, copies: Workspaces::new(&std::env::temp_dir(), source)? })
+            }
+        };
+        Ok(Places { shared, temporaries, directories, limiter: Limiter::new(limits)? })
+    }
+
+    pub(crate) fn script(&self) -> PathBuf {
+        self.shared.path().join("worker.py")
+    }
+
+    /// What each worker may use, for people.
+    pub(crate) fn limits(&self) -> Option<String> {
+        self.limiter.describe()
+    }
+
+    pub(crate) fn socket(&self, worker: u64) -> io::Result<Socket> {
+        let path = self.shared.path().join(format!("{worker}.socket"));
+        let listener = UnixListener::bind(&path)?;
+        Ok(Socket { path, listener })
+    }
+
+    /// The place of a worker. A copy takes as long as it takes, so no thread that serves others makes it.
+    pub(crate) async fn worker(self: &Arc<Self>, number: u64) -> io::Result<Place> {
+        let places = Arc::clone(self);
+        let making = move || {
+            let name = number.to_string();
+            let mut folders = vec![Arc::new(places.temporaries.open(&name)?)];
+            if let Some(directories) = &places.directories {
+                folders.push(Arc::new(directories.copies.open(&name)?));
+            }
+            Ok(Place { folders, limits: places.limiter.apply(number)? })
+        };
+        tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
+    }
+
+    /// The place of a template; the working directories of workers are copies of its own.
+    pub(crate) fn template(&self, number: u64) -> io::Result<Place> {
+        let mut folders = vec![Arc::new(self.temporaries.open(&format!("template-{number}"))?)];
+        folders.extend(self.directories.as_ref().map(|directories| Arc::clone(&directories.base)));
+        Ok(Place { folders, limits: AppliedLimits::default() })
+    }
+}
+
+impl Place {
+    /// What the process is told of it.
+    pub(crate) fn told(&self) -> WorkerPlace<'_> {
+        WorkerPlace {
+            temporary: self.folders.first().map(|folder| folder.path()),
+            directory: self.folders.get(1).map(|folder| folder.path()),
+            limits: self.limits.rlimits,
+            groups: &self.limits.groups,
+        }
+    }
+}
+
+impl Socket {
+    pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
