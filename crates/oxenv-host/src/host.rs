@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -312,9 +312,10 @@ impl Host {
     async fn start_fresh(self: &Arc<Self>) -> Result<Worker, HostError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let place = self.places.worker(number).await?;
-        let (child, connection, _) = self.load("session", place.told()).await?;
-        let process = WorkerProcess::Own(child);
-        Ok(Worker::new(connection.into_stream(), LogTail::default(), process, place))
+        let socket = self.places.socket(number)?;
+        let (child, connection, _) = self.load("session", place.told(), Some(&socket.path)).await?;
+        let log = LogTail::of(socket.accept().await?);
+        Ok(Worker::new(connection.into_stream(), log, WorkerProcess::Own(child), place))
     }
 
     async fn template_is_lost(&self) -> bool {
@@ -353,7 +354,7 @@ impl Host {
     async fn load_template(&self) -> Result<(Arc<Template>, Loaded), HostError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let place = self.places.template(number)?;
-        let (child, connection, loaded) = self.load("template", place.told()).await?;
+        let (child, connection, loaded) = self.load("template", place.told(), None).await?;
         Ok((Arc::new(Template::run(child, connection, place)), loaded))
     }
 
@@ -362,6 +363,7 @@ impl Host {
         &self,
         role: &str,
         place: WorkerPlace<'_>,
+        log: Option<&Path>,
     ) -> Result<(Child, FrameStream, Loaded), HostError> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -369,7 +371,7 @@ impl Host {
         let spec = self.child_spec(role);
         let child = self.options.supervisor.spawn_with_socket(spec, theirs, Redactor::default())?;
         let loading = async {
-            let request = TemplateRequest::Load { source: &self.options.source, place };
+            let request = TemplateRequest::Load { source: &self.options.source, log, place };
             let reply = match serde_json::from_slice(connection.exchange(&request).await?) {
                 Ok(Reply::Ok(success)) => Ok(success.loaded),
                 Ok(Reply::Error(error)) => Err(error),

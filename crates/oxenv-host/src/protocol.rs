@@ -38,6 +38,9 @@ pub(crate) enum TemplateRequest<'a> {
     Load {
         #[serde(flatten)]
         source: &'a HostSource,
+        /// Where a worker writes its output to once it has imported the environment.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        log: Option<&'a Path>,
         #[serde(flatten)]
         place: WorkerPlace<'a>,
     },

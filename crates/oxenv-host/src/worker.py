@@ -1050,12 +1050,17 @@ def enter_session(request):
     set_process_option(PR_SET_CHILD_SUBREAPER, 1)
     forget_inherited_exits()
     connection = Connection(connect(request["socket"]))
-    log = connect(request["socket"])
+    write_to(request["socket"])
+    prepare_place(request)
+    return connection
+
+
+def write_to(address):
+    """Sends what this process writes to the server, for the session's log."""
+    log = connect(address)
     for descriptor in (1, 2):
         os.dup2(log.fileno(), descriptor)
     log.close()
-    prepare_place(request)
-    return connection
 
 
 def become_session(hosted, found, request):
@@ -1305,8 +1310,12 @@ def main():
         return
     prepare_place(request)
     reply = loaded_reply(lambda: template.load(request))
+    loaded = reply.startswith(b'{"ok"')
+    if loaded:
+        flush_output()
+        write_to(request["log"])
     connection.send(reply)
-    if reply.startswith(b'{"ok"'):
+    if loaded:
         set_process_option(PR_SET_CHILD_SUBREAPER, 1)
         run_to_end(Session(template.hosted, connection, template.found).serve)
 

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oxenv_core::OutputLog;
 use oxenv_process::child::Child;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -43,6 +44,11 @@ impl Worker {
         Worker { connection: FrameStream::new(stream), log, process, place }
     }
 
+    /// Puts its output into the log of its session.
+    pub(crate) fn log_to(&self, log: OutputLog) {
+        self.log.copy_to(log);
+    }
+
     /// Whether its process has ended already.
     pub(crate) fn has_ended(&self) -> bool {
         match &self.process {
@@ -60,16 +66,17 @@ impl Worker {
     /// How its process ended, with the last lines of its output; for a caller that has lost the
     /// connection to it.
     pub(crate) async fn describe_end(mut self, error: &io::Error) -> String {
-        let (exit, lines) = match &mut self.process {
+        let exit: Option<WorkerExit> = match &mut self.process {
             WorkerProcess::Forked { exit, .. } => {
                 let known = timeout(EXIT_TIMEOUT, exit.wait_for(Option::is_some)).await;
-                (known.ok().and_then(Result::ok).and_then(|exit| exit.clone()), self.log.last_lines())
+                known.ok().and_then(Result::ok).and_then(|exit| exit.clone())
             }
             WorkerProcess::Own(child) => {
                 let status = timeout(EXIT_TIMEOUT, child.wait()).await;
-                (status.ok().map(WorkerExit::of_supervised), child.output_tail())
+                status.ok().map(WorkerExit::of_supervised)
             }
         };
+        let lines = self.log.last_lines();
         let how = match &exit {
             Some(exit) => exit.to_string(),
             None => format!("closed its socket ({error})"),

@@ -217,10 +217,18 @@ impl FromArgMatches for ServeArgs {
 }
 
 /// The port that variables name, or the default one.
-pub(crate) fn port_of_variables() -> anyhow::Result<u16> {
+fn port_of_variables() -> anyhow::Result<u16> {
     let no_flags = GivenSettings::augment_args(clap::Command::new("serve")).get_matches_from(["serve"]);
     let layers = Layers::new(no_flags, env::lookup, ConfigFile::default());
     Ok(layers.read::<GivenSettings>()?.port.unwrap_or(DEFAULT_PORT))
+}
+
+/// The URL of a server: the given one, or that of this machine at the port that variables name.
+pub(crate) fn url_or_default(given: Option<&str>) -> anyhow::Result<String> {
+    match given {
+        Some(url) => Ok(url.trim_end_matches('/').to_owned()),
+        None => Ok(format!("http://127.0.0.1:{}", port_of_variables()?)),
+    }
 }
 
 impl GivenSettings {

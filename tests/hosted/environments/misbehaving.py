@@ -77,6 +77,14 @@ class Misbehaving(Environment[Do, Done, State]):
     def overflow(self) -> None:
         overflow()
 
+    def speak(self) -> None:
+        print("said to stdout")
+        print("said to stderr \x1b[31m", file=sys.stderr)
+
+    def speak_and_hang(self) -> None:
+        self.speak()
+        self.hang()
+
     def noise(self) -> None:
         print("x" * 300_000)
         os.write(1, b"\xff\xfe not text\n" * 100)
