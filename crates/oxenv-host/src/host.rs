@@ -8,8 +8,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use oxenv_process::child::{Child, ChildSpec, Supervisor};
@@ -27,6 +27,7 @@ use crate::places::Places;
 use crate::protocol::{
     ErrorKind, HostSource, Loaded, Reply, TemplateRequest, WorkerError, WorkerLimits, WorkerPlace,
 };
+use crate::reload::WatchedFolder;
 use crate::template::{ExitWatch, Template};
 use crate::worker::{Worker, WorkerProcess};
 use crate::worker_exit::WorkerExit;
@@ -75,6 +76,8 @@ pub struct HostOptions {
     pub limits: WorkerLimits,
     /// How long importing may take.
     pub import_timeout: Duration,
+    /// Whether a change of a file of its folder ends all sessions and imports it again.
+    pub reload: bool,
     /// What starts and ends processes.
     pub supervisor: Supervisor,
 }
@@ -135,6 +138,10 @@ pub struct Host {
     closing: TaskTracker,
     /// Cancelled when no worker is made any more.
     ending: CancellationToken,
+    /// The changes of the environment's files so far, with the file of the last one.
+    changes: Mutex<(u64, String)>,
+    /// Processes that no template ends.
+    fresh: Mutex<Vec<Weak<Child>>>,
 }
 
 impl Host {
@@ -144,6 +151,9 @@ impl Host {
     /// Python cannot be started, or the environment cannot be imported: explains why and what to
     /// do.
     pub async fn start(options: HostOptions) -> Result<Arc<Self>, HostError> {
+        let HostSource { folder, path, .. } = &options.source;
+        let folder = folder.as_deref().or(path.as_deref()).filter(|_| options.reload);
+        let watched = folder.map(WatchedFolder::new).transpose()?;
         let places = Arc::new(Places::new(options.directory.as_deref(), options.limits)?);
         let mut host = Host {
             isolation: options.isolation.unwrap_or(Isolation::Fork),
@@ -156,6 +166,8 @@ impl Host {
             numbers: AtomicU64::new(0),
             closing: TaskTracker::new(),
             ending: CancellationToken::new(),
+            changes: Mutex::default(),
+            fresh: Mutex::default(),
         };
         let (template, loaded) = host.load_template().await?;
         let forkable = loaded.threads <= MAX_FORKABLE_THREADS && !loaded.cuda;
@@ -166,7 +178,11 @@ impl Host {
         if host.isolation == Isolation::Fork {
             host.template = AsyncMutex::new(Some(template));
         }
-        Ok(Arc::new(host))
+        let host = Arc::new(host);
+        if let Some(watched) = watched {
+            host.reload_on_changes(watched);
+        }
+        Ok(host)
     }
 
     pub(crate) fn loaded(&self) -> &Loaded {
@@ -202,12 +218,17 @@ impl Host {
 
     /// A worker that has imported the environment, and has no session so far.
     pub(crate) async fn take(self: &Arc<Self>) -> Result<Worker, HostError> {
-        let worker = match self.spare().await {
-            Some(worker) => worker,
-            None => self.make().await?,
-        };
-        self.fill_up();
-        Ok(worker)
+        loop {
+            let worker = match self.spare().await {
+                Some(worker) => worker,
+                None => self.make().await?,
+            };
+            // The files may have changed while it was made.
+            if self.change_since(&worker).is_none() {
+                self.fill_up();
+                return Ok(worker);
+            }
+        }
     }
 
     /// The next spare that answers. One that does not has been stopped, and ends here.
@@ -219,6 +240,66 @@ impl Host {
             }
             tracing::warn!("a spare worker did not answer, and is replaced");
         }
+    }
+
+    /// Ends all sessions and imports the environment again whenever a file of its folder has changed.
+    fn reload_on_changes(self: &Arc<Self>, mut watched: WatchedFolder) {
+        let host = Arc::clone(self);
+        self.closing.spawn(async move {
+            let reloading = async {
+                loop {
+                    let file = watched.change().await;
+                    host.reload(&file).await;
+                }
+            };
+            host.ending.run_until_cancelled(reloading).await;
+        });
+    }
+
+    /// Ends all workers and imports the environment again.
+    async fn reload(self: &Arc<Self>, file: &Path) {
+        tracing::info!(file = %file.display(), "the environment has changed: its sessions end");
+        let mut template = self.template.lock().await;
+        let generation = {
+            let mut changes = self.changes.lock();
+            *changes = (changes.0 + 1, file.display().to_string());
+            changes.0
+        };
+        drop(std::mem::take(&mut *self.spares.lock()));
+        for child in self.fresh.lock().iter().filter_map(Weak::upgrade) {
+            child.begin_stop();
+        }
+        if let Some(template) = template.take() {
+            template.close().await;
+        }
+        drop(template);
+        match self.renew(generation).await {
+            Ok(()) => tracing::info!("imported the environment again"),
+            Err(error) => return tracing::error!("{error}"),
+        }
+        self.fill_up();
+    }
+
+    /// Imports what has changed, and makes a worker of it.
+    async fn renew(self: &Arc<Self>, generation: u64) -> Result<(), HostError> {
+        if let Some(folder) = self.options.directory.clone() {
+            let places = Arc::clone(&self.places);
+            let copying = tokio::task::spawn_blocking(move || places.renew(&folder, generation));
+            copying.await.map_err(io::Error::other)??;
+        }
+        let worker = self.make().await?;
+        self.spares.lock().push_back(worker);
+        Ok(())
+    }
+
+    /// The file whose change ended a worker, if one did.
+    pub(crate) fn change_since(&self, worker: &Worker) -> Option<String> {
+        let changes = self.changes.lock();
+        (changes.0 != worker.generation()).then(|| changes.1.clone())
+    }
+
+    fn generation(&self) -> u64 {
+        self.changes.lock().0
     }
 
     /// Lets a worker close its environment; nothing waits.
@@ -284,6 +365,7 @@ impl Host {
     }
 
     async fn fork(self: &Arc<Self>) -> Result<Worker, HostError> {
+        let generation = self.generation();
         let template = self.live_template().await?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let place = self.places.worker(number).await?;
@@ -306,16 +388,22 @@ impl Host {
             ));
         };
         let process = WorkerProcess::Forked { number, exit, template };
-        Ok(Worker::new(stream, log, process, place))
+        Ok(Worker::new(stream, log, process, place, generation))
     }
 
     async fn start_fresh(self: &Arc<Self>) -> Result<Worker, HostError> {
+        let generation = self.generation();
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let place = self.places.worker(number).await?;
         let socket = self.places.socket(number)?;
         let (child, connection, _) = self.load("session", place.told(), Some(&socket.path)).await?;
         let log = LogTail::of(socket.accept().await?);
-        Ok(Worker::new(connection.into_stream(), log, WorkerProcess::Own(child), place))
+        let child = Arc::new(child);
+        let mut fresh = self.fresh.lock();
+        fresh.retain(|child| child.strong_count() > 0);
+        fresh.push(Arc::downgrade(&child));
+        drop(fresh);
+        Ok(Worker::new(connection.into_stream(), log, WorkerProcess::Own(child), place, generation))
     }
 
     async fn template_is_lost(&self) -> bool {
@@ -414,8 +502,10 @@ impl Host {
         let script = self.places.script();
         let set = |name: &&str| !self.options.environment.iter().any(|(known, _)| known == name);
         let ours = ONE_THREAD.iter().filter(|name| set(name)).map(|name| (name.into(), "1".into()));
+        // Python takes a file for unchanged if it has the same length and was changed in the same second.
+        let no_cache = self.options.reload.then_some(("PYTHONDONTWRITEBYTECODE", "1"));
         let fixed = [("PYTHONUNBUFFERED", "1"), ("OPENENV_MODE", self.options.mode)];
-        let fixed = fixed.into_iter().map(|(name, value)| (name.into(), value.into()));
+        let fixed = fixed.into_iter().chain(no_cache).map(|(name, value)| (name.into(), value.into()));
         ChildSpec {
             label: "python".to_owned(),
             program: self.options.python.clone().into_os_string(),

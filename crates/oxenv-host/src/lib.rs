@@ -15,6 +15,7 @@ mod limits;
 mod log_tail;
 mod places;
 mod protocol;
+mod reload;
 mod session;
 mod template;
 mod toolset;

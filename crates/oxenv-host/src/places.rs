@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oxenv_core::{Workspace, WorkspaceSource, Workspaces};
+use parking_lot::Mutex;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::directory;
@@ -22,7 +23,7 @@ pub(crate) struct Places {
     shared: Workspace,
     temporaries: Workspaces,
     /// Working directories, where sessions have their own.
-    directories: Option<Directories>,
+    directories: Mutex<Option<Arc<Directories>>>,
     limiter: Limiter,
 }
 
@@ -55,16 +56,17 @@ impl Places {
         let temporaries = Workspaces::new(&std::env::temp_dir(), WorkspaceSource::Empty)?;
         let shared = temporaries.open("host")?;
         std::fs::write(shared.path().join("worker.py"), WORKER_SCRIPT)?;
-        let directories = match folder {
-            None => None,
-            Some(folder) => {
-                let base = Arc::new(temporaries.open("folder")?);
-                directory::copy(folder, base.path())?;
-                let source = WorkspaceSource::CopyOf(base.path().to_owned());
-                Some(Directories { base, copies: Workspaces::new(&std::env::temp_dir(), source)? })
-            }
-        };
+        let directories = folder.map(|folder| Directories::copy(folder, temporaries.open("folder")?));
+        let directories = Mutex::new(directories.transpose()?);
         Ok(Places { shared, temporaries, directories, limiter: Limiter::new(limits)? })
+    }
+
+    /// Copies a folder again, for processes that are started from now on.
+    pub(crate) fn renew(&self, folder: &Path, generation: u64) -> io::Result<()> {
+        let base = self.temporaries.open(&format!("folder-{generation}"))?;
+        let renewed = Directories::copy(folder, base)?;
+        *self.directories.lock() = Some(renewed);
+        Ok(())
     }
 
     pub(crate) fn script(&self) -> PathBuf {
@@ -88,7 +90,7 @@ impl Places {
         let making = move || {
             let name = number.to_string();
             let mut folders = vec![Arc::new(places.temporaries.open(&name)?)];
-            if let Some(directories) = &places.directories {
+            if let Some(directories) = places.directories.lock().clone() {
                 folders.push(Arc::new(directories.copies.open(&name)?));
             }
             Ok(Place { folders, limits: places.limiter.apply(number)? })
@@ -99,8 +101,17 @@ impl Places {
     /// The place of a template; the working directories of workers are copies of its own.
     pub(crate) fn template(&self, number: u64) -> io::Result<Place> {
         let mut folders = vec![Arc::new(self.temporaries.open(&format!("template-{number}"))?)];
-        folders.extend(self.directories.as_ref().map(|directories| Arc::clone(&directories.base)));
+        folders.extend(self.directories.lock().as_ref().map(|directories| Arc::clone(&directories.base)));
         Ok(Place { folders, limits: AppliedLimits::default() })
+    }
+}
+
+impl Directories {
+    fn copy(folder: &Path, base: Workspace) -> io::Result<Arc<Self>> {
+        directory::copy(folder, base.path())?;
+        let source = WorkspaceSource::CopyOf(base.path().to_owned());
+        let copies = Workspaces::new(&std::env::temp_dir(), source)?;
+        Ok(Arc::new(Directories { base: Arc::new(base), copies }))
     }
 }
 

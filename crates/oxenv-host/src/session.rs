@@ -74,7 +74,7 @@ impl HostedSession {
     /// Begins an episode, in a new process if the last one has ended.
     pub(crate) async fn reset(&self, request: SessionRequest<'_>) -> Result<Observed, Failure> {
         let mut slot = self.worker.lock().await;
-        if slot.as_ref().is_none_or(Worker::has_ended) {
+        if slot.as_ref().is_none_or(|worker| worker.has_ended() || self.host.change_since(worker).is_some()) {
             self.start(&mut slot).await?;
         }
         self.scores.lock().clear();
@@ -146,7 +146,10 @@ impl HostedSession {
         let answer = match worker.connection.exchange(request).await {
             Ok(frame) => self.read(frame, take),
             Err(error) => {
-                let how = worker.describe_end(&error).await;
+                let how = match self.host.change_since(&worker) {
+                    Some(file) => format!("was ended, because {file} has changed"),
+                    None => worker.describe_end(&error).await,
+                };
                 return Err(Failure::infrastructure(format!(
                     "the environment's process {how}\nreset the session to begin a new episode"
                 ))

@@ -29,6 +29,8 @@ pub(crate) struct Worker {
     log: LogTail,
     process: WorkerProcess,
     place: Place,
+    /// That of the host when it was made.
+    generation: u64,
 }
 
 /// The surroundings of a worker.
@@ -36,17 +38,28 @@ pub(crate) enum WorkerProcess {
     /// A child that the template forked.
     Forked { number: u64, exit: ExitWatch, template: Arc<Template> },
     /// A Python that was started for it, where the template cannot be forked.
-    Own(Child),
+    Own(Arc<Child>),
 }
 
 impl Worker {
-    pub(crate) fn new(stream: UnixStream, log: LogTail, process: WorkerProcess, place: Place) -> Self {
-        Worker { connection: FrameStream::new(stream), log, process, place }
+    pub(crate) fn new(
+        stream: UnixStream,
+        log: LogTail,
+        process: WorkerProcess,
+        place: Place,
+        generation: u64,
+    ) -> Self {
+        Worker { connection: FrameStream::new(stream), log, process, place, generation }
     }
 
     /// Puts its output into the log of its session.
     pub(crate) fn log_to(&self, log: OutputLog) {
         self.log.copy_to(log);
+    }
+
+    /// The version of the environment's files that it runs.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Whether its process has ended already.

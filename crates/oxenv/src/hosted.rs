@@ -68,6 +68,10 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "N")]
     pub(crate) spares: Option<usize>,
 
+    /// Import the Python environment again when a file of its folder changes, which ends all sessions
+    #[arg(long)]
+    pub(crate) reload: bool,
+
     /// Memory of each session's processes: 512MiB, 4GiB; one that needs more ends its episode [default:
     /// no limit]
     #[arg(long, value_name = "SIZE")]
@@ -215,6 +219,7 @@ pub(crate) async fn start(
             processes: args.worker_processes.map(NonZeroU64::get),
         },
         import_timeout: DEFAULT_IMPORT_TIMEOUT,
+        reload: args.reload,
         directory,
         supervisor,
         python,
