@@ -71,16 +71,17 @@ def test_a_step_after_a_reset_that_failed_says_so(host):
 
 def test_a_spare_that_was_stopped_is_replaced(host):
     server = host(NAME, "--spares", "1")
-    ask(server, "POST", "/reset")
+    session = ask(server, "POST", "/reset")["observation"]["pid"]
     wait_until(lambda: len(pythons(server)) == 3)
-    stopped = pythons(server)[1:]
+    stopped = [pid for pid in pythons(server)[1:] if pid != session]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     opened = ask(server, "POST", "/sessions")["session_id"]
     pid = ask(server, "POST", f"/sessions/{opened}/reset")["observation"]["pid"]
     assert pid not in stopped
     ask(server, "DELETE", f"/sessions/{opened}")
-    wait_until(lambda: not is_alive(stopped[1]))
+    for pid in stopped:
+        wait_until(lambda pid=pid: not is_alive(pid))
 
 
 def test_a_worker_that_was_stopped_is_replaced(host):
