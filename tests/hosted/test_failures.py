@@ -2,13 +2,14 @@
 
 import json
 import os
-import time
 import urllib.error
 import urllib.request
 
 import pytest
 from clients.stock import run
 from openenv.core import GenericEnvClient
+
+from hosted.processes import command_of, descendants, is_alive, wait_until
 
 NAME = "misbehaving:Misbehaving"
 
@@ -17,40 +18,11 @@ def connect(server):
     return GenericEnvClient(base_url=server.url)
 
 
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def post(server, path, body):
     data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
     request = urllib.request.Request(server.url + path, data=data, headers=headers)
     with urllib.request.urlopen(request) as reply:
         return json.load(reply)
-
-
-def descendants(pid):
-    found = []
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
-            for child in map(int, file.read().split()):
-                found += [child, *descendants(child)]
-    return found
-
-
-def command_of(pid):
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read()
-
-
-def wait_until(holds, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "not within its time"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ use oxenv_wire::{RawJson, Reward, ToolError, ToolResult};
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
+use crate::output_log::OutputLog;
 use crate::work::Work;
 
 /// The arguments of a reset, completed by the session.
@@ -112,6 +113,12 @@ pub trait Environment: Any + Send {
     /// What the episode is worth so far, by the parts of its rewards: an object of numbers. Read
     /// after every reset, step and scored call; absent: rewards have no parts.
     fn scores(&self) -> Option<RawJson> {
+        None
+    }
+
+    /// What its processes write to stdout and stderr. Asked for once, when its session is made; absent: it
+    /// has no processes.
+    fn output_log(&self) -> Option<OutputLog> {
         None
     }
 

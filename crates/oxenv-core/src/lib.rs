@@ -23,6 +23,7 @@ mod idempotency;
 mod mac;
 mod native;
 mod observe;
+mod output_log;
 mod policy;
 mod principal;
 mod record;
@@ -56,6 +57,7 @@ pub use idempotency::{Idempotency, IdempotentReply};
 pub use mac::MacKey;
 pub use native::NativeToolset;
 pub use observe::{CallError, ObservedCall, Observer, Operation, OperationKind, TraceContext};
+pub use output_log::{Output, OutputLog};
 pub use policy::{
     ArgumentRefusal, Buckets, ConsideredRule, Explanation, Policy, PolicyError, RateLimit, RateScope,
     RetryAfter, RoleRules, Rules, Verdict,

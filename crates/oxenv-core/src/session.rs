@@ -33,8 +33,10 @@ use crate::audit::utc_micros;
 use crate::capabilities::ForkMode;
 use crate::end_reason::EndReason;
 use crate::environment::Environment;
+use crate::failure::Failure;
 use crate::idempotency::{InFlightLimit, ReplyCache};
 use crate::observe::{Observer, TraceContext};
+use crate::output_log::{Output, OutputLog};
 use crate::record::{RecordEntry, RecordEvent, Recorder};
 use crate::registry::Slot;
 use crate::reply::StepReply;
@@ -46,7 +48,7 @@ use crate::workspace::Workspace;
 pub(crate) use hold::{Past, PausedSession};
 pub use lease::Attachment;
 pub(crate) use lease::{Lease, LeaseHold};
-use progress::{Expected, Progress};
+use progress::{Expected, Progress, WhyReset};
 pub use request::{AgentCall, ResetOptions, SessionOperation, SessionRequest};
 
 /// Requests of one session with a key or a number that may run at once.
@@ -74,6 +76,8 @@ pub struct Session {
     seed: u64,
     spec: Arc<EnvironmentSpec>,
     toolbox: Arc<Toolbox>,
+    /// Read while the environment is at work, so it is no part of the cell.
+    output: Option<OutputLog>,
     cell: Arc<tokio::sync::Mutex<Cell>>,
     progress: Mutex<Progress>,
     lease: Lease,
@@ -151,6 +155,7 @@ impl Session {
             seed: new.seed,
             spec: new.spec,
             toolbox: new.instance.toolbox,
+            output: new.instance.environment.output_log(),
             cell: Arc::new(tokio::sync::Mutex::new(Cell {
                 environment: Some(new.instance.environment),
                 workspace: new.instance.workspace,
@@ -166,7 +171,7 @@ impl Session {
                 seq: 0,
                 running: 0,
                 end_recorded: false,
-                reset_required: false,
+                reset_required: None,
                 unknown_effect: None,
                 ended: None,
                 closing: false,
@@ -204,6 +209,21 @@ impl Session {
     #[must_use]
     pub fn toolbox(&self) -> &Arc<Toolbox> {
         &self.toolbox
+    }
+
+    /// What the environment's processes wrote. Never waits for a step.
+    ///
+    /// # Errors
+    /// [`oxenv_wire::ErrorCode::Unsupported`] if the environment has no processes.
+    pub fn output(&self) -> Result<Output, Failure> {
+        self.progress.lock().alive()?;
+        let log = self.output.as_ref().ok_or_else(|| {
+            let name = &self.spec.name;
+            Failure::unsupported(format!(
+                "environment '{name}' has no processes of its own, so nothing is kept of what they write"
+            ))
+        })?;
+        Ok(log.read())
     }
 
     /// Why the session ended, if it has.
@@ -340,7 +360,9 @@ impl Session {
     /// Demands a reset before the next step, if that epoch is still the present one.
     fn require_reset_in(&self, epoch: u64) {
         let mut progress = self.progress.lock();
-        progress.reset_required |= progress.epoch == epoch;
+        if progress.epoch == epoch {
+            progress.reset_required.get_or_insert(WhyReset::CutOff);
+        }
     }
 }
 

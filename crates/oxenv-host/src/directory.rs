@@ -2,9 +2,11 @@
 //!
 //! Invariant: nothing is written into the folder, and links are copied as links.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Maximum bytes of a folder of which each session gets a copy.
 pub const MAX_COPIED_BYTES: u64 = 64 << 20;
@@ -21,6 +23,9 @@ const LEFT_OUT: [&str; 9] = [
     ".ruff_cache",
     ".tox",
 ];
+
+/// How the names of files end that an editor keeps while one is edited.
+const OF_EDITORS: [&str; 3] = ["~", ".swp", ".swx"];
 
 /// Bytes that a copy of a folder takes; stops counting above `enough`.
 ///
@@ -43,6 +48,30 @@ pub fn size(folder: &Path, enough: u64) -> io::Result<u64> {
         }
     }
     Ok(bytes)
+}
+
+/// The files of a folder, but for what is left out and what editors leave: when each was changed, and its
+/// length.
+pub(crate) fn files(folder: &Path) -> io::Result<BTreeMap<PathBuf, (SystemTime, u64)>> {
+    let (mut files, mut folders) = (BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_temporary = OF_EDITORS.iter().any(|ending| name.to_string_lossy().ends_with(ending));
+            if is_left_out(&entry) || is_temporary {
+                continue;
+            }
+            match entry.file_type()? {
+                kind if kind.is_dir() => folders.push(entry.path()),
+                _ => {
+                    let about = entry.metadata()?;
+                    files.insert(entry.path(), (about.modified()?, about.len()));
+                }
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Copies a folder without what is left out into one that exists.

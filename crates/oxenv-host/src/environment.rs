@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{CallRecord, Environment, Failure, Observed, Reset, Work};
+use oxenv_core::{CallRecord, Environment, Failure, Observed, OutputLog, Reset, Work};
 use oxenv_wire::RawJson;
 use serde_json::value::RawValue;
 
@@ -28,6 +28,10 @@ impl Environment for HostedEnvironment {
 
     fn state(&self) -> Result<RawJson, Failure> {
         self.0.state()
+    }
+
+    fn output_log(&self) -> Option<OutputLog> {
+        Some(self.0.output())
     }
 
     fn after_call<'a>(&'a mut self, call: &'a CallRecord) -> Work<'a, Result<Observed, Failure>> {

@@ -7,32 +7,39 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use oxenv_core::{Workspace, WorkspaceSource, Workspaces};
 use oxenv_process::child::{Child, ChildSpec, Supervisor};
 use oxenv_process::secret::Redactor;
 use parking_lot::Mutex;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::directory;
 use crate::frames::FrameStream;
 use crate::log_tail::LogTail;
-use crate::protocol::{ErrorKind, HostSource, Loaded, Reply, TemplateRequest, WorkerError, WorkerPlace};
-use crate::template::{ExitWatch, Template, WorkerExit};
+use crate::places::{Place, Places};
+use crate::protocol::{
+    ErrorKind, HostSource, Loaded, Reply, TemplateRequest, WorkerError, WorkerLimits, WorkerPlace,
+};
+use crate::reload::WatchedFolder;
+use crate::template::{ExitWatch, Template};
 use crate::worker::{Worker, WorkerProcess};
+use crate::worker_exit::WorkerExit;
 
-/// The script that every worker runs.
-const WORKER_SCRIPT: &str = include_str!("worker.py");
 /// How long a Python has to end by itself.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long processes are waited for once the end of the server is due.
+const HURRIED_GRACE: Duration = Duration::from_millis(100);
+/// How long a spare has to answer that it is there.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a forked process has to connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Threads of a template that can be forked safely.
 const MAX_FORKABLE_THREADS: usize = 1;
 /// Libraries that start threads when they are imported are configured to start one.
@@ -68,8 +75,12 @@ pub struct HostOptions {
     pub directory: Option<PathBuf>,
     /// `simulation` or `production`, which the environment finds in `OPENENV_MODE`.
     pub mode: &'static str,
+    /// What each worker may use.
+    pub limits: WorkerLimits,
     /// How long importing may take.
     pub import_timeout: Duration,
+    /// Whether a change of a file of its folder ends all sessions and imports it again.
+    pub reload: bool,
     /// What starts and ends processes.
     pub supervisor: Supervisor,
 }
@@ -120,18 +131,20 @@ pub struct Host {
     options: HostOptions,
     isolation: Isolation,
     loaded: Loaded,
-    /// The script and the sockets.
-    place: Arc<Workspace>,
-    /// Working directories, where sessions have their own.
-    directories: Option<Directories>,
-    temporaries: Workspaces,
+    places: Arc<Places>,
     template: AsyncMutex<Option<Arc<Template>>>,
     spares: Mutex<VecDeque<Worker>>,
     /// Held by the one task that makes spares.
     filling: AsyncMutex<()>,
     numbers: AtomicU64,
-    /// Workers that close their environments.
+    /// Workers that close their environments, and the making of spares.
     closing: TaskTracker,
+    /// Cancelled when no worker is made any more.
+    ending: CancellationToken,
+    /// The changes of the environment's files so far, with the file of the last one.
+    changes: Mutex<(u64, String)>,
+    /// Processes that no template ends.
+    fresh: Mutex<Vec<Weak<Child>>>,
 }
 
 impl Host {
@@ -141,30 +154,23 @@ impl Host {
     /// Python cannot be started, or the environment cannot be imported: explains why and what to
     /// do.
     pub async fn start(options: HostOptions) -> Result<Arc<Self>, HostError> {
-        let temporaries = Workspaces::new(&std::env::temp_dir(), WorkspaceSource::Empty)?;
-        let place = Arc::new(temporaries.open("host")?);
-        std::fs::write(place.path().join("worker.py"), WORKER_SCRIPT)?;
-        let directories = match &options.directory {
-            None => None,
-            Some(folder) => {
-                let base = Arc::new(temporaries.open("folder")?);
-                directory::copy(folder, base.path())?;
-                let source = WorkspaceSource::CopyOf(base.path().to_owned());
-                Some(Directories { base, copies: Workspaces::new(&std::env::temp_dir(), source)? })
-            }
-        };
+        let HostSource { folder, path, .. } = &options.source;
+        let folder = folder.as_deref().or(path.as_deref()).filter(|_| options.reload);
+        let watched = folder.map(WatchedFolder::new).transpose()?;
+        let places = Arc::new(Places::new(options.directory.as_deref(), options.limits)?);
         let mut host = Host {
             isolation: options.isolation.unwrap_or(Isolation::Fork),
             loaded: Loaded::default(),
             options,
-            place,
-            directories,
-            temporaries,
+            places,
             template: AsyncMutex::new(None),
             spares: Mutex::default(),
             filling: AsyncMutex::new(()),
             numbers: AtomicU64::new(0),
             closing: TaskTracker::new(),
+            ending: CancellationToken::new(),
+            changes: Mutex::default(),
+            fresh: Mutex::default(),
         };
         let (template, loaded) = host.load_template().await?;
         let forkable = loaded.threads <= MAX_FORKABLE_THREADS && !loaded.cuda;
@@ -175,7 +181,11 @@ impl Host {
         if host.isolation != Isolation::Fresh {
             host.template = AsyncMutex::new(Some(template));
         }
-        Ok(Arc::new(host))
+        let host = Arc::new(host);
+        if let Some(watched) = watched {
+            host.reload_on_changes(watched);
+        }
+        Ok(host)
     }
 
     pub(crate) fn loaded(&self) -> &Loaded {
@@ -192,6 +202,12 @@ impl Host {
         self.isolation
     }
 
+    /// What each worker may use, and what enforces that, for people; absent without limits.
+    #[must_use]
+    pub fn limits(&self) -> Option<String> {
+        self.places.limits()
+    }
+
     /// Notes to print at the start, for people.
     pub fn notes(&self) -> impl Iterator<Item = &str> {
         self.loaded.notes.iter().map(String::as_str)
@@ -205,13 +221,88 @@ impl Host {
 
     /// A worker that has imported the environment, and has no session so far.
     pub(crate) async fn take(self: &Arc<Self>) -> Result<Worker, HostError> {
-        let spare = std::iter::from_fn(|| self.spares.lock().pop_front()).find(|worker| !worker.has_ended());
-        let worker = match spare {
-            Some(worker) => worker,
-            None => self.make().await?,
+        loop {
+            let worker = match self.spare().await {
+                Some(worker) => worker,
+                None => self.make().await?,
+            };
+            // The files may have changed while it was made.
+            if self.change_since(&worker).is_none() {
+                self.fill_up();
+                return Ok(worker);
+            }
+        }
+    }
+
+    /// The next spare that answers. One that does not has been stopped, and ends here.
+    async fn spare(&self) -> Option<Worker> {
+        loop {
+            let mut worker = self.spares.lock().pop_front()?;
+            if worker.answers(ANSWER_TIMEOUT).await {
+                return Some(worker);
+            }
+            tracing::warn!("a spare worker did not answer, and is replaced");
+        }
+    }
+
+    /// Ends all sessions and imports the environment again whenever a file of its folder has changed.
+    fn reload_on_changes(self: &Arc<Self>, mut watched: WatchedFolder) {
+        let host = Arc::clone(self);
+        self.closing.spawn(async move {
+            let reloading = async {
+                loop {
+                    let file = watched.change().await;
+                    host.reload(&file).await;
+                }
+            };
+            host.ending.run_until_cancelled(reloading).await;
+        });
+    }
+
+    /// Ends all workers and imports the environment again.
+    async fn reload(self: &Arc<Self>, file: &Path) {
+        tracing::info!(file = %file.display(), "the environment has changed: its sessions end");
+        let mut template = self.template.lock().await;
+        let generation = {
+            let mut changes = self.changes.lock();
+            *changes = (changes.0 + 1, file.display().to_string());
+            changes.0
         };
+        drop(std::mem::take(&mut *self.spares.lock()));
+        for child in self.fresh.lock().iter().filter_map(Weak::upgrade) {
+            child.begin_stop();
+        }
+        if let Some(template) = template.take() {
+            template.close().await;
+        }
+        drop(template);
+        match self.renew(generation).await {
+            Ok(()) => tracing::info!("imported the environment again"),
+            Err(error) => return tracing::error!("{error}"),
+        }
         self.fill_up();
-        Ok(worker)
+    }
+
+    /// Imports what has changed, and makes a worker of it.
+    async fn renew(self: &Arc<Self>, generation: u64) -> Result<(), HostError> {
+        if let Some(folder) = self.options.directory.clone() {
+            let places = Arc::clone(&self.places);
+            let copying = tokio::task::spawn_blocking(move || places.renew(&folder, generation));
+            copying.await.map_err(io::Error::other)??;
+        }
+        let worker = self.make().await?;
+        self.spares.lock().push_back(worker);
+        Ok(())
+    }
+
+    /// The file whose change ended a worker, if one did.
+    pub(crate) fn change_since(&self, worker: &Worker) -> Option<String> {
+        let changes = self.changes.lock();
+        (changes.0 != worker.generation()).then(|| changes.1.clone())
+    }
+
+    fn generation(&self) -> u64 {
+        self.changes.lock().0
     }
 
     /// Lets a worker close its environment; nothing waits.
@@ -220,14 +311,27 @@ impl Host {
     }
 
     /// Waits until the workers of ended sessions are gone, and ends what is left. No session is made any
-    /// more.
-    pub async fn close(&self) {
+    /// more. After `hurry` it waits for a moment only, and leaves the rest to the
+    /// processes' supervisors.
+    pub async fn close(&self, hurry: impl Future<Output = ()>) {
+        self.ending.cancel();
         self.closing.close();
-        self.closing.wait().await;
-        let template = self.template.lock().await.take();
+        let mut hurry = pin!(hurry);
+        let hurried = tokio::select! {
+            () = self.closing.wait() => false,
+            () = &mut hurry => true,
+        };
         drop(std::mem::take(&mut *self.spares.lock()));
-        if let Some(template) = template {
-            template.close().await;
+        let Some(template) = self.template.lock().await.take() else { return };
+        let given_up = async {
+            if !hurried {
+                hurry.await;
+            }
+            sleep(HURRIED_GRACE).await;
+        };
+        tokio::select! {
+            () = template.close() => {}
+            () = given_up => {}
         }
     }
 
@@ -239,13 +343,17 @@ impl Host {
         }
         self.closing.spawn(async move {
             let Ok(_alone) = host.filling.try_lock() else { return };
-            while host.spares.lock().len() < host.options.spares && !host.closing.is_closed() {
-                match host.make().await {
-                    Ok(worker) => host.spares.lock().push_back(worker),
-                    Err(error) => return tracing::warn!(%error, "no spare worker could be made"),
-                }
-            }
+            host.ending.run_until_cancelled(host.make_spares()).await;
         });
+    }
+
+    async fn make_spares(self: &Arc<Self>) {
+        while self.spares.lock().len() < self.options.spares {
+            match self.make().await {
+                Ok(worker) => self.spares.lock().push_back(worker),
+                Err(error) => return tracing::warn!(%error, "no spare worker could be made"),
+            }
+        }
     }
 
     async fn make(self: &Arc<Self>) -> Result<Worker, HostError> {
@@ -260,50 +368,79 @@ impl Host {
     }
 
     async fn start_in_template(self: &Arc<Self>) -> Result<Worker, HostError> {
+        let generation = self.generation();
         let template = self.live_template().await?;
         if self.isolation == Isolation::Thread {
-            self.start_thread(template).await
+            self.start_thread(template, generation).await
         } else {
-            self.fork(template).await
+            self.fork(template, generation).await
         }
     }
 
-    async fn start_thread(&self, template: Arc<Template>) -> Result<Worker, HostError> {
+    async fn start_thread(&self, template: Arc<Template>, generation: u64) -> Result<Worker, HostError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let socket = Socket::bind(self.place.path(), number)?;
+        let socket = self.places.socket(number)?;
         let mut exit = template.start_thread(number, &socket.path)?;
-        let stream = connected(&mut exit, socket.accept()).await?;
-        Ok(Worker::new(stream, LogTail::default(), WorkerProcess::Thread { exit, template }, Vec::new()))
+        let Some(stream) = connected(&mut exit, socket.accept()).await? else {
+            self.give_up(&template).await;
+            return Err(HostError::new("a thread of the environment's process does not connect"));
+        };
+        let process = WorkerProcess::Thread { exit, template };
+        Ok(Worker::new(stream, LogTail::default(), process, Place::shared(), generation))
     }
 
-    async fn fork(self: &Arc<Self>, template: Arc<Template>) -> Result<Worker, HostError> {
+    async fn fork(self: &Arc<Self>, template: Arc<Template>, generation: u64) -> Result<Worker, HostError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let folders = self.folders(number).await?;
-        let socket = Socket::bind(self.place.path(), number)?;
-        let mut exit = template.fork(number, &socket.path, folders.place())?;
+        let place = self.places.worker(number).await?;
+        let socket = self.places.socket(number)?;
+        let mut exit = template.fork(number, &socket.path, place.told())?;
         let connecting = async {
             let stream = socket.accept().await?;
             io::Result::Ok((stream, LogTail::of(socket.accept().await?)))
         };
-        let (stream, log) = connected(&mut exit, connecting).await?;
+        let Some((stream, log)) = connected(&mut exit, connecting).await? else {
+            template.kill(number);
+            self.give_up(&template).await;
+            return Err(HostError::new(
+                "a forked process does not connect; does the import leave locks or threads behind? \
+                 --isolation fresh does without forks",
+            ));
+        };
         let process = WorkerProcess::Forked { number, exit, template };
-        Ok(Worker::new(stream, log, process, folders.all))
+        Ok(Worker::new(stream, log, process, place, generation))
     }
 
     async fn start_fresh(self: &Arc<Self>) -> Result<Worker, HostError> {
+        let generation = self.generation();
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let folders = self.folders(number).await?;
-        let (child, connection, _) = self.load("session", folders.place()).await?;
-        Ok(Worker::new(connection.into_stream(), LogTail::default(), WorkerProcess::Own(child), folders.all))
+        let place = self.places.worker(number).await?;
+        let socket = self.places.socket(number)?;
+        let (child, connection, _) = self.load("session", place.told(), Some(&socket.path)).await?;
+        let log = LogTail::of(socket.accept().await?);
+        let child = Arc::new(child);
+        let mut fresh = self.fresh.lock();
+        fresh.retain(|child| child.strong_count() > 0);
+        fresh.push(Arc::downgrade(&child));
+        drop(fresh);
+        Ok(Worker::new(connection.into_stream(), log, WorkerProcess::Own(child), place, generation))
     }
 
     async fn template_is_lost(&self) -> bool {
-        self.template.lock().await.as_ref().is_some_and(|template| template.is_lost())
+        self.template.lock().await.as_ref().is_none_or(|template| template.is_lost())
+    }
+
+    /// Lets the next worker come from another template. This one, which may have been stopped, ends with its
+    /// last worker.
+    async fn give_up(&self, template: &Arc<Template>) {
+        let mut present = self.template.lock().await;
+        if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, template)) {
+            *present = None;
+        }
     }
 
     /// The template, started again if it was lost.
     async fn live_template(&self) -> Result<Arc<Template>, HostError> {
-        if self.closing.is_closed() {
+        if self.ending.is_cancelled() {
             return Err(HostError::new("the server is ending"));
         }
         let mut template = self.template.lock().await;
@@ -323,9 +460,9 @@ impl Host {
 
     async fn load_template(&self) -> Result<(Arc<Template>, Loaded), HostError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let folders = self.template_folders(number)?;
-        let (child, connection, loaded) = self.load("template", folders.place()).await?;
-        Ok((Arc::new(Template::run(child, connection, folders.all)), loaded))
+        let place = self.places.template(number)?;
+        let (child, connection, loaded) = self.load("template", place.told(), None).await?;
+        Ok((Arc::new(Template::run(child, connection, place)), loaded))
     }
 
     /// Starts a Python in a role and lets it import the environment.
@@ -333,6 +470,7 @@ impl Host {
         &self,
         role: &str,
         place: WorkerPlace<'_>,
+        log: Option<&Path>,
     ) -> Result<(Child, FrameStream, Loaded), HostError> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -340,7 +478,7 @@ impl Host {
         let spec = self.child_spec(role);
         let child = self.options.supervisor.spawn_with_socket(spec, theirs, Redactor::default())?;
         let loading = async {
-            let request = TemplateRequest::Load { source: &self.options.source, place };
+            let request = TemplateRequest::Load { source: &self.options.source, log, place };
             let reply = match serde_json::from_slice(connection.exchange(&request).await?) {
                 Ok(Reply::Ok(success)) => Ok(success.loaded),
                 Ok(Reply::Error(error)) => Err(error),
@@ -380,11 +518,13 @@ impl Host {
     }
 
     fn child_spec(&self, role: &str) -> ChildSpec {
-        let script = self.place.path().join("worker.py");
+        let script = self.places.script();
         let set = |name: &&str| !self.options.environment.iter().any(|(known, _)| known == name);
         let ours = ONE_THREAD.iter().filter(|name| set(name)).map(|name| (name.into(), "1".into()));
+        // Python takes a file for unchanged if it has the same length and was changed in the same second.
+        let no_cache = self.options.reload.then_some(("PYTHONDONTWRITEBYTECODE", "1"));
         let fixed = [("PYTHONUNBUFFERED", "1"), ("OPENENV_MODE", self.options.mode)];
-        let fixed = fixed.into_iter().map(|(name, value)| (name.into(), value.into()));
+        let fixed = fixed.into_iter().chain(no_cache).map(|(name, value)| (name.into(), value.into()));
         ChildSpec {
             label: "python".to_owned(),
             program: self.options.python.clone().into_os_string(),
@@ -394,87 +534,21 @@ impl Host {
             grace: GRACE,
         }
     }
-
-    /// The folders of a worker. A copy takes as long as it takes, so no thread that serves others makes it.
-    async fn folders(self: &Arc<Self>, number: u64) -> io::Result<Folders> {
-        let host = Arc::clone(self);
-        let making = move || {
-            let name = number.to_string();
-            let mut all = vec![Arc::new(host.temporaries.open(&name)?)];
-            if let Some(directories) = &host.directories {
-                all.push(Arc::new(directories.copies.open(&name)?));
-            }
-            Ok(Folders { all })
-        };
-        tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
-    }
-
-    /// The folders of a template; the working directories of workers are copies of its own.
-    fn template_folders(&self, number: u64) -> io::Result<Folders> {
-        let mut all = vec![Arc::new(self.temporaries.open(&format!("template-{number}"))?)];
-        all.extend(self.directories.as_ref().map(|directories| Arc::clone(&directories.base)));
-        Ok(Folders { all })
-    }
 }
 
-/// Waits until a forked process or a thread has connected, or has ended.
+/// What a process or a thread has connected; nothing if it has not in time.
 async fn connected<T>(
     exit: &mut ExitWatch,
     connecting: impl Future<Output = io::Result<T>>,
-) -> Result<T, HostError> {
+) -> Result<Option<T>, HostError> {
     tokio::select! {
-        connected = timeout(CONNECT_TIMEOUT, connecting) => Ok(connected.map_err(|_| HostError::new(
-            "a forked process does not connect; does the import leave locks or threads behind? \
-             --isolation fresh does without forks"
-        ))??),
-        ended = exit.wait_for(Option::is_some) => {
-            let how = ended.ok().and_then(|ended| ended.clone()).unwrap_or(WorkerExit::Lost);
-            Err(HostError::new(format!("a forked process {how}")))
-        }
+        connected = timeout(CONNECT_TIMEOUT, connecting) => Ok(connected.ok().transpose()?),
+        how = ended(exit) => Err(HostError::new(format!("a forked process {how}"))),
     }
 }
 
-/// Where working directories come from.
-struct Directories {
-    /// The template's, which holds what the import writes as well.
-    base: Arc<Workspace>,
-    copies: Workspaces,
-}
-
-/// A socket that one worker connects to; its file goes with it.
-struct Socket {
-    path: PathBuf,
-    listener: UnixListener,
-}
-
-impl Socket {
-    fn bind(folder: &Path, number: u64) -> io::Result<Self> {
-        let path = folder.join(format!("{number}.socket"));
-        let listener = UnixListener::bind(&path)?;
-        Ok(Socket { path, listener })
-    }
-
-    async fn accept(&self) -> io::Result<UnixStream> {
-        Ok(self.listener.accept().await?.0)
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// The folders of one worker: for temporary files, and then its working directory if it has its own.
-struct Folders {
-    all: Vec<Arc<Workspace>>,
-}
-
-impl Folders {
-    fn place(&self) -> WorkerPlace<'_> {
-        WorkerPlace {
-            temporary: self.all.first().map(|folder| folder.path()),
-            directory: self.all.get(1).map(|folder| folder.path()),
-        }
-    }
+/// How a process has ended, once it has.
+async fn ended(exit: &mut ExitWatch) -> WorkerExit {
+    let known = exit.wait_for(Option::is_some).await;
+    known.ok().and_then(|exit| exit.clone()).unwrap_or(WorkerExit::Lost)
 }

@@ -38,6 +38,9 @@ pub(crate) enum TemplateRequest<'a> {
     Load {
         #[serde(flatten)]
         source: &'a HostSource,
+        /// Where a worker writes its output to once it has imported the environment.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        log: Option<&'a Path>,
         #[serde(flatten)]
         place: WorkerPlace<'a>,
     },
@@ -52,6 +55,8 @@ pub(crate) enum TemplateRequest<'a> {
     Thread { worker: u64, socket: &'a Path },
     /// End a child.
     Kill { worker: u64 },
+    /// End itself, and all children.
+    End,
 }
 
 /// Where a worker runs.
@@ -63,16 +68,49 @@ pub(crate) struct WorkerPlace<'a> {
     /// Its folder for temporary files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) temporary: Option<&'a Path>,
+    /// What it limits for itself.
+    pub(crate) limits: WorkerLimits,
+    /// Files in which it enters its number, before it runs anything of the environment.
+    #[serde(skip_serializing_if = "<[PathBuf]>::is_empty")]
+    pub(crate) groups: &'a [PathBuf],
+}
+
+/// What one worker, and what it starts, may use; absent: as much as there is.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct WorkerLimits {
+    /// Bytes of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Seconds of CPU time, of each process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds: Option<u64>,
+    /// Processes and threads at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u64>,
 }
 
 /// A request to the worker of a session.
 #[derive(Serialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(crate) enum SessionRequest<'a> {
-    Create { seed: u64, mode: &'a str },
-    Reset { seed: u64, episode_id: &'a str, arguments: &'a RawValue },
-    Step { action: &'a RawValue },
-    Call { tool: &'a str, arguments: &'a RawValue },
+    /// Answer that it is there.
+    Ping,
+    Create {
+        seed: u64,
+        mode: &'a str,
+    },
+    Reset {
+        seed: u64,
+        episode_id: &'a str,
+        arguments: &'a RawValue,
+    },
+    Step {
+        action: &'a RawValue,
+    },
+    Call {
+        tool: &'a str,
+        arguments: &'a RawValue,
+    },
     Close,
 }
 

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use oxenv_core::{EnvironmentContext, Failure, Observed};
+use oxenv_core::{EnvironmentContext, Failure, Observed, OutputLog};
 use oxenv_wire::{Delivered, ErrorCode, Json, Loc, RawJson, Reward, ValidationIssue};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -26,6 +26,8 @@ const MAX_SCORES: usize = 64;
 pub(crate) struct HostedSession {
     host: Arc<Host>,
     context: EnvironmentContext,
+    /// What all its workers wrote.
+    output: OutputLog,
     /// Absent after its process has ended.
     worker: AsyncMutex<Option<Worker>>,
     state: Mutex<Result<RawJson, String>>,
@@ -49,6 +51,7 @@ impl HostedSession {
         let session = HostedSession {
             host,
             context,
+            output: OutputLog::default(),
             worker: AsyncMutex::new(None),
             state: Mutex::new(Err("the environment has not told its state yet".to_owned())),
             scores: Mutex::default(),
@@ -62,6 +65,7 @@ impl HostedSession {
     /// Gives a session without a worker a new one, with a new environment.
     async fn start(&self, slot: &mut Option<Worker>) -> Result<Created, Failure> {
         let worker = self.host.take().await.map_err(|error| Failure::infrastructure(error.message))?;
+        worker.log_to(self.output.clone());
         *slot = Some(worker);
         let request = SessionRequest::Create { seed: self.context.seed, mode: self.host.mode() };
         self.exchange(slot, &request, |success| success.created).await.map(|created| *created)
@@ -70,7 +74,7 @@ impl HostedSession {
     /// Begins an episode, in a new process if the last one has ended.
     pub(crate) async fn reset(&self, request: SessionRequest<'_>) -> Result<Observed, Failure> {
         let mut slot = self.worker.lock().await;
-        if slot.as_ref().is_none_or(Worker::has_ended) {
+        if slot.as_ref().is_none_or(|worker| worker.has_ended() || self.host.change_since(worker).is_some()) {
             self.start(&mut slot).await?;
         }
         self.scores.lock().clear();
@@ -90,6 +94,10 @@ impl HostedSession {
     ) -> Result<T, Failure> {
         let mut slot = self.worker.lock().await;
         self.exchange(&mut slot, &request, |success| success.call.map(take)).await
+    }
+
+    pub(crate) fn output(&self) -> OutputLog {
+        self.output.clone()
     }
 
     /// The state as of the last reply.
@@ -138,7 +146,10 @@ impl HostedSession {
         let answer = match worker.connection.exchange(request).await {
             Ok(frame) => self.read(frame, take),
             Err(error) => {
-                let how = worker.describe_end(&error).await;
+                let how = match self.host.change_since(&worker) {
+                    Some(file) => format!("was ended, because {file} has changed"),
+                    None => worker.describe_end(&error).await,
+                };
                 return Err(Failure::infrastructure(format!(
                     "the environment's process {how}\nreset the session to begin a new episode"
                 ))

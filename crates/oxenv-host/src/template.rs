@@ -4,36 +4,23 @@
 //! template has lost all its children, which the kernel ends with it.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use oxenv_core::Workspace;
-use oxenv_process::child::{Child, describe_signal};
+use oxenv_process::child::Child;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 
 use crate::frames::{FrameReader, FrameStream, frame};
-use crate::protocol::{ChildExit, Reply, TemplateRequest, WorkerPlace};
+use crate::places::Place;
+use crate::protocol::{Reply, TemplateRequest, WorkerPlace};
+use crate::worker_exit::WorkerExit;
 
 /// How a worker's process has ended; nothing while it lives.
 pub(crate) type ExitWatch = watch::Receiver<Option<WorkerExit>>;
-
-/// How a worker's process has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum WorkerExit {
-    /// With that code.
-    Code(i32),
-    /// By that signal.
-    Signal(i32),
-    /// It was never started, for that reason.
-    NotStarted(String),
-    /// With its template.
-    Lost,
-}
 
 /// Where the ends of living children are reported, by their numbers; absent once the template is lost.
 type Children = Arc<Mutex<Option<HashMap<u64, watch::Sender<Option<WorkerExit>>>>>>;
@@ -46,18 +33,18 @@ pub(crate) struct Template {
     /// Dropping it ends the process and its children.
     process: Child,
     /// Where it runs, which goes with it.
-    _folders: Vec<Arc<Workspace>>,
+    _place: Place,
 }
 
 impl Template {
     /// Takes over the connection of a template that has loaded its environment.
-    pub(crate) fn run(process: Child, connection: FrameStream, folders: Vec<Arc<Workspace>>) -> Self {
+    pub(crate) fn run(process: Child, connection: FrameStream, place: Place) -> Self {
         let (reader, writer) = connection.into_stream().into_split();
         let (orders, queue) = mpsc::unbounded_channel();
         let children: Children = Arc::new(Mutex::new(Some(HashMap::new())));
         tokio::spawn(send(writer, queue));
         tokio::spawn(hear(reader, Arc::clone(&children)));
-        Template { orders, children, process, _folders: folders }
+        Template { orders, children, process, _place: place }
     }
 
     /// Forks a child that connects to a socket; returns where its end will be reported.
@@ -94,6 +81,9 @@ impl Template {
 
     /// Ends it and its children, and waits for that.
     pub(crate) async fn close(&self) {
+        if let Ok(frame) = frame(&TemplateRequest::End, 0) {
+            let _ = self.orders.send(frame);
+        }
         if let Err(error) = self.process.stop().await {
             tracing::warn!(%error, "a Python process does not end");
         }
@@ -125,26 +115,5 @@ async fn hear(mut reader: OwnedReadHalf, children: Children) {
     }
     for (_, ended) in children.lock().take().unwrap_or_default() {
         ended.send_replace(Some(WorkerExit::Lost));
-    }
-}
-
-impl WorkerExit {
-    fn of(exit: &ChildExit) -> Self {
-        match exit.status {
-            None => WorkerExit::NotStarted(exit.error.clone().unwrap_or_default()),
-            Some(code @ 0..) => WorkerExit::Code(code),
-            Some(signal) => WorkerExit::Signal(-signal),
-        }
-    }
-}
-
-impl fmt::Display for WorkerExit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WorkerExit::Code(code) => write!(f, "exited with code {code}"),
-            WorkerExit::Signal(signal) => f.write_str(&describe_signal(*signal)),
-            WorkerExit::NotStarted(why) => write!(f, "could not be started: {why}"),
-            WorkerExit::Lost => f.write_str("ended with the process that had imported the environment"),
-        }
     }
 }

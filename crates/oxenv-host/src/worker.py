@@ -50,6 +50,8 @@ MAX_MESSAGE = 16 << 10
 TOOL_TIMEOUT = 30.0
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+# The exit status of a process that was refused memory by its limit.
+EXIT_OUT_OF_MEMORY = 98
 CORE_MODULES = ("openenv.core.env_server", "openenv_core.env_server", "core.env_server")
 MCP_ACTIONS = {"list_tools": "ListToolsAction", "call_tool": "CallToolAction"}
 
@@ -815,6 +817,9 @@ class Session:
         except SystemExit:
             raise
         except BaseException as error:
+            if isinstance(error, MemoryError) and memory_is_limited():
+                traceback.print_exc()
+                raise SystemExit(EXIT_OUT_OF_MEMORY) from None
             if is_validation_error(error):
                 return validation_reply(error)
             return exception_reply(error)
@@ -833,6 +838,10 @@ class Session:
     @staticmethod
     async def wait_for(value):
         return await value
+
+    def do_ping(self):
+        """The server asks whether this process runs."""
+        return b'{"ok":{}}'
 
     def do_create(self, seed, mode=None):
         self.reseed(seed)
@@ -1305,12 +1314,17 @@ def enter_session(request):
     set_process_option(PR_SET_CHILD_SUBREAPER, 1)
     forget_inherited_exits()
     connection = Connection(connect(request["socket"]))
-    log = connect(request["socket"])
+    write_to(request["socket"])
+    prepare_place(request)
+    return connection
+
+
+def write_to(address):
+    """Sends what this process writes to the server, for the session's log."""
+    log = connect(address)
     for descriptor in (1, 2):
         os.dup2(log.fileno(), descriptor)
     log.close()
-    prepare_place(request)
-    return connection
 
 
 def become_session(hosted, found, request):
@@ -1352,8 +1366,17 @@ def leave(status):
     os._exit(status)
 
 
+def memory_is_limited():
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+
+
 def prepare_place(request):
-    """Enters the session's own folder and takes its limits."""
+    """Enters the session's own groups and folder, and takes its limits."""
+    for group in request.get("groups") or ():
+        with open(group, "w", encoding="ascii") as file:
+            file.write("0")
     temporary = request.get("temporary")
     if temporary:
         os.environ["TMPDIR"] = temporary
@@ -1372,8 +1395,10 @@ def prepare_place(request):
         }
         for name, value in limits.items():
             _, hard = resource.getrlimit(kinds[name])
-            most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kinds[name], (most, hard))
+            # Past the first limit of CPU time comes SIGXCPU, past the second SIGKILL.
+            last = value + 1 if name == "cpu_seconds" else value
+            last = last if hard == resource.RLIM_INFINITY else min(last, hard)
+            resource.setrlimit(kinds[name], (min(value, last), last))
 
 
 class Template:
@@ -1417,7 +1442,7 @@ class Template:
                 continue
             while True:
                 request = self.connection.receive()
-                if request is None:
+                if request is None or request["op"] == "end":
                     return
                 self.handle(request)
                 if not self.connection.unread:
@@ -1539,8 +1564,20 @@ def loaded_reply(load):
         return error_reply("import", says, trace=traceback_of(error))
 
 
+def close_inherited():
+    """Closes what the shell left open for whoever it starts."""
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2:
+            try:
+                os.close(int(name))
+            except OSError:
+                # The listing's own.
+                pass
+
+
 def main():
     role = sys.argv.pop()
+    close_inherited()
     connection = Connection(socket.socket(fileno=os.dup(0)))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -1559,8 +1596,12 @@ def main():
         return
     prepare_place(request)
     reply = loaded_reply(lambda: template.load(request))
+    loaded = reply.startswith(b'{"ok"')
+    if loaded:
+        flush_output()
+        write_to(request["log"])
     connection.send(reply)
-    if reply.startswith(b'{"ok"'):
+    if loaded:
         set_process_option(PR_SET_CHILD_SUBREAPER, 1)
         run_to_end(Session(template.hosted, connection, template.found).serve)
 

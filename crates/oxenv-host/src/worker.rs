@@ -6,15 +6,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::Workspace;
+use oxenv_core::OutputLog;
 use oxenv_process::child::Child;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::frames::FrameStream;
 use crate::log_tail::LogTail;
+use crate::places::Place;
 use crate::protocol::SessionRequest;
-use crate::template::{ExitWatch, Template, WorkerExit};
+use crate::template::{ExitWatch, Template};
+use crate::worker_exit::WorkerExit;
 
 /// How long a worker has to close its environment and to exit.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,8 +28,9 @@ pub(crate) struct Worker {
     pub(crate) connection: FrameStream,
     log: LogTail,
     process: WorkerProcess,
-    /// Its working directory and its folder for temporary files, which go with it.
-    _folders: Vec<Arc<Workspace>>,
+    place: Place,
+    /// That of the host when it was made.
+    generation: u64,
 }
 
 /// The surroundings of a worker.
@@ -37,7 +40,7 @@ pub(crate) enum WorkerProcess {
     /// A thread of the template. Nothing can end it: it ends with its request, when it finds its socket closed.
     Thread { exit: ExitWatch, template: Arc<Template> },
     /// A Python that was started for it, where the template cannot be forked.
-    Own(Child),
+    Own(Arc<Child>),
 }
 
 impl Worker {
@@ -45,9 +48,20 @@ impl Worker {
         stream: UnixStream,
         log: LogTail,
         process: WorkerProcess,
-        folders: Vec<Arc<Workspace>>,
+        place: Place,
+        generation: u64,
     ) -> Self {
-        Worker { connection: FrameStream::new(stream), log, process, _folders: folders }
+        Worker { connection: FrameStream::new(stream), log, process, place, generation }
+    }
+
+    /// Puts its output into the log of its session.
+    pub(crate) fn log_to(&self, log: OutputLog) {
+        self.log.copy_to(log);
+    }
+
+    /// The version of the environment's files that it runs.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Whether its process has ended already.
@@ -60,21 +74,36 @@ impl Worker {
         }
     }
 
+    /// Whether its process is there and runs.
+    pub(crate) async fn answers(&mut self, within: Duration) -> bool {
+        let asked = self.connection.exchange(&SessionRequest::Ping);
+        matches!(timeout(within, asked).await, Ok(Ok(_)))
+    }
+
     /// How its process ended, with the last lines of its output; for a caller that has lost the
     /// connection to it.
     pub(crate) async fn describe_end(mut self, error: &io::Error) -> String {
-        let closed = || format!("closed its socket ({error})");
-        let (how, lines) = match &mut self.process {
-            WorkerProcess::Forked { exit, .. } => {
-                (describe_exit(exit).await.unwrap_or_else(closed), self.log.last_lines())
+        let exit: Option<WorkerExit> = match &mut self.process {
+            WorkerProcess::Forked { exit, .. } | WorkerProcess::Thread { exit, .. } => {
+                let known = timeout(EXIT_TIMEOUT, exit.wait_for(Option::is_some)).await;
+                known.ok().and_then(Result::ok).and_then(|exit| exit.clone())
             }
-            WorkerProcess::Thread { exit, template } => {
-                (describe_exit(exit).await.unwrap_or_else(closed), template.last_lines())
+            WorkerProcess::Own(child) => {
+                let status = timeout(EXIT_TIMEOUT, child.wait()).await;
+                status.ok().map(WorkerExit::of_supervised)
             }
-            WorkerProcess::Own(child) => match timeout(EXIT_TIMEOUT, child.describe_end()).await {
-                Ok(how) => (how, String::new()),
-                Err(_) => (closed(), child.output_tail()),
-            },
+        };
+        let lines = match &self.process {
+            WorkerProcess::Thread { template, .. } => template.last_lines(),
+            WorkerProcess::Forked { .. } | WorkerProcess::Own(_) => self.log.last_lines(),
+        };
+        let how = match &exit {
+            Some(exit) => exit.to_string(),
+            None => format!("closed its socket ({error})"),
+        };
+        let how = match self.place.limits.exceeded(exit.as_ref()) {
+            Some(limit) => format!("{limit}: it {how}"),
+            None => how,
         };
         if lines.is_empty() { how } else { format!("{how}; its last output:\n{lines}") }
     }
@@ -95,13 +124,6 @@ impl Worker {
         };
         let _ = timeout(CLOSE_TIMEOUT, closing).await;
     }
-}
-
-/// How a process has ended, if that is known soon.
-async fn describe_exit(exit: &mut ExitWatch) -> Option<String> {
-    let known = timeout(EXIT_TIMEOUT, exit.wait_for(Option::is_some)).await;
-    let exit: Option<WorkerExit> = known.ok().and_then(Result::ok).and_then(|exit| exit.clone());
-    exit.map(|exit| exit.to_string())
 }
 
 impl Drop for Worker {

@@ -412,6 +412,19 @@ const ROUTES: &[Route] = &[
             .failures(&[404, 410, 500]),
     ),
     route(
+        Get,
+        "/sessions/{id}/logs",
+        |method| on(method, http::sessions::logs),
+        ControlOrObserver,
+        Nobody,
+        RouteDocs::new(
+            "Sessions",
+            "The end of what the processes of a session's environment wrote",
+            &[Reply::json(200, "SessionLog")],
+        )
+        .failures(&[404, 410, 501]),
+    ),
+    route(
         Post,
         "/sessions/{id}/fork",
         |method| on(method, http::fork::fork),

@@ -83,13 +83,14 @@ pub(crate) struct SeededToolset {
 }
 
 impl ServedEnvironment {
-    /// Ends the servers of tools, and writes what is left to the audit file.
-    pub(crate) async fn close(self) {
+    /// Ends the servers of tools and the environment, and writes what is left to the audit file. After
+    /// `hurry` the processes of the environment are not waited for; their supervisors end them.
+    pub(crate) async fn close(self, hurry: impl Future<Output = ()>) {
+        if let Some(host) = self.host {
+            host.close(hurry).await;
+        }
         if let Some(manager) = self.manager {
             manager.close().await;
-        }
-        if let Some(host) = self.host {
-            host.close().await;
         }
         if let Some(audit) = self.audit {
             let file = Arc::clone(&audit);

@@ -9,6 +9,7 @@ mod rules;
 mod sample;
 mod suite;
 
+use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,7 +99,7 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
             let factory = Arc::clone(&served.factory);
             let local = Local { factory, upstream, seeded, timeout: args.timeout };
             let report = suite::in_process(local, &plan).await;
-            served.close().await;
+            served.close(pending()).await;
             report?
         }
     };

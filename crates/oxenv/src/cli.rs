@@ -14,6 +14,7 @@ use crate::fleet::FleetArgs;
 use crate::health::HealthArgs;
 use crate::image::BuildArgs;
 use crate::instances::{DownArgs, PsArgs, UpArgs};
+use crate::logs::LogsArgs;
 use crate::mcp::McpArgs;
 use crate::policy_commands::PolicyArgs;
 use crate::replay::ReplayArgs;
@@ -85,6 +86,8 @@ pub(crate) enum Command {
     Fleet(FleetArgs),
     /// Ask a server whether it is healthy.
     Health(HealthArgs),
+    /// Print what the processes of a session wrote to stdout and stderr.
+    Logs(LogsArgs),
     /// Measure a running server.
     Bench(BenchArgs),
     /// Print a completion script for a shell.

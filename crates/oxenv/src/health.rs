@@ -32,10 +32,7 @@ pub(crate) struct HealthArgs {
 }
 
 pub(crate) async fn run(args: &HealthArgs) -> anyhow::Result<()> {
-    let url = match &args.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!("http://127.0.0.1:{}", settings::port_of_variables()?),
-    };
+    let url = settings::url_or_default(args.url.as_deref())?;
     let client = Client::new(&url, args.timeout, None)?;
     let (status, text) = client.send(Method::GET, "/health", None, String::new()).await?;
     if status != StatusCode::OK {

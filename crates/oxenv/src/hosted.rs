@@ -6,6 +6,7 @@
 mod missing_module;
 
 use std::ffi::OsString;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +14,16 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use oxenv_core::EnvironmentFactory;
-use oxenv_host::{Host, HostError, HostOptions, HostSource, HostedFactory, Isolation};
+use oxenv_host::{Host, HostError, HostOptions, HostSource, HostedFactory, Isolation, WorkerLimits};
 use oxenv_process::child::Supervisor;
 use oxenv_server::Mode;
 use oxenv_upstream::manifest::read_yaml;
 use serde::Deserialize;
 
+use crate::byte_size::ByteSize;
 use crate::env;
 use crate::exit::usage;
+use crate::values::byte_size_setting;
 
 /// Workers that are kept ready for the next sessions.
 const DEFAULT_SPARES: usize = 2;
@@ -66,6 +69,24 @@ pub(crate) struct HostArgs {
     /// Processes that are kept ready for the next sessions [default: 2]
     #[arg(long, value_name = "N")]
     pub(crate) spares: Option<usize>,
+
+    /// Import the Python environment again when a file of its folder changes, which ends all sessions
+    #[arg(long)]
+    pub(crate) reload: bool,
+
+    /// Memory of each session's processes: 512MiB, 4GiB; one that needs more ends its episode [default:
+    /// no limit]
+    #[arg(long, value_name = "SIZE")]
+    #[serde(deserialize_with = "byte_size_setting")]
+    pub(crate) worker_memory: Option<ByteSize>,
+
+    /// Seconds of CPU time of each process of a session, over all of its episodes [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub(crate) worker_cpu_seconds: Option<NonZeroU64>,
+
+    /// Processes and threads of each session at a time [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub(crate) worker_processes: Option<NonZeroU64>,
 }
 
 /// What each session runs in.
@@ -204,7 +225,13 @@ pub(crate) async fn start(
         }),
         spares: args.spares.unwrap_or(DEFAULT_SPARES),
         mode: mode.name(),
+        limits: WorkerLimits {
+            memory: args.worker_memory.map(ByteSize::get),
+            cpu_seconds: args.worker_cpu_seconds.map(NonZeroU64::get),
+            processes: args.worker_processes.map(NonZeroU64::get),
+        },
         import_timeout: DEFAULT_IMPORT_TIMEOUT,
+        reload: args.reload,
         directory,
         supervisor,
         python,
@@ -220,6 +247,9 @@ pub(crate) async fn start(
         Isolation::Thread => "a thread for each session",
     };
     tracing::info!(python = shown, version = host.python_version(), isolation, "imported the environment");
+    if let Some(limits) = host.limits() {
+        tracing::info!("limits of each session: {limits}");
+    }
     for note in host.notes() {
         tracing::warn!("{note}");
     }

@@ -20,6 +20,7 @@ mod hosted;
 mod image;
 mod instances;
 mod logging;
+mod logs;
 mod mcp;
 mod observing;
 mod output;
@@ -81,6 +82,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Build(args) => image::run(&args).await,
         Command::Fleet(args) => fleet::run(args).await,
         Command::Health(args) => health::run(&args).await,
+        Command::Logs(args) => logs::run(&args).await,
         Command::Bench(args) => oxenv_bench::run(args).await,
         Command::Trajectories(args) => trajectories::run(&args).await,
         Command::Replay(args) => replay::run(*args).await,

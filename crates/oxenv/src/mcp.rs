@@ -39,13 +39,16 @@ pub(crate) async fn run(args: McpArgs) -> anyhow::Result<()> {
     logging::start(args.log, LogFormat::Text);
     let config = ServerConfig::default();
     let shutdown = Shutdown::on_signals(config.drain)?;
-    let served = assemble::environment(args.environment.as_deref(), &args.tools, config.mode).await?;
+    let served = tokio::select! {
+        served = assemble::environment(args.environment.as_deref(), &args.tools, config.mode) => served?,
+        () = shutdown.requested() => return Ok(()),
+    };
     let store = SessionStore::new(Arc::clone(&served.factory), StoreLimits::default());
     let outcome = tokio::select! {
         outcome = oxenv_server::serve_stdio(App::new(store, config), shutdown.requested()) => outcome,
         () = shutdown.give_up_time() => Ok(()),
     };
-    shutdown.finish(served.close()).await;
+    shutdown.finish(served.close(shutdown.give_up_time())).await;
     exit::in_time(&shutdown)?;
     Ok(outcome?)
 }

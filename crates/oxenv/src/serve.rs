@@ -23,8 +23,12 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     oxenv_server::raise_descriptor_limit();
     // Before anything is begun that would have to be ended.
     let shutdown = Shutdown::on_signals(settings.server.drain)?;
-    let mut served =
-        assemble::environment(settings.environment.as_deref(), &settings.tools, settings.server.mode).await?;
+    let name = settings.environment.as_deref();
+    let mut served = tokio::select! {
+        served = assemble::environment(name, &settings.tools, settings.server.mode) => served?,
+        // Its import may take minutes; what it has started ends with it.
+        () = shutdown.requested() => return Ok(()),
+    };
     served.factory = rubrics::over(Arc::clone(&served.factory), &settings.rubric, &Arc::default())?;
     let recorder = record::open(&settings.record, served.redact.clone())?;
     let (mode, generated) = (settings.server.mode, settings.generated_tokens);
@@ -69,7 +73,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     tracing::info!(environment = %spec.name, %address, mode = mode.name(), "serving");
     server.run_until(&shutdown).await;
     let closing = async {
-        served.close().await;
+        served.close(shutdown.give_up_time()).await;
         observing.close().await;
     };
     shutdown.finish(closing).await;

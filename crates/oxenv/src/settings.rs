@@ -96,6 +96,11 @@ struct GivenSettings {
     #[serde(deserialize_with = "duration_setting")]
     idle_timeout: Option<Duration>,
 
+    /// How long a reset may take, with the start of what it needs: 30s, 5m [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[serde(deserialize_with = "duration_setting")]
+    reset_timeout: Option<Duration>,
+
     /// How long calls in flight may go on after SIGTERM or Ctrl-C [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     #[serde(deserialize_with = "duration_setting")]
@@ -212,10 +217,18 @@ impl FromArgMatches for ServeArgs {
 }
 
 /// The port that variables name, or the default one.
-pub(crate) fn port_of_variables() -> anyhow::Result<u16> {
+fn port_of_variables() -> anyhow::Result<u16> {
     let no_flags = GivenSettings::augment_args(clap::Command::new("serve")).get_matches_from(["serve"]);
     let layers = Layers::new(no_flags, env::lookup, ConfigFile::default());
     Ok(layers.read::<GivenSettings>()?.port.unwrap_or(DEFAULT_PORT))
+}
+
+/// The URL of a server: the given one, or that of this machine at the port that variables name.
+pub(crate) fn url_or_default(given: Option<&str>) -> anyhow::Result<String> {
+    match given {
+        Some(url) => Ok(url.trim_end_matches('/').to_owned()),
+        None => Ok(format!("http://127.0.0.1:{}", port_of_variables()?)),
+    }
 }
 
 impl GivenSettings {
@@ -282,6 +295,7 @@ impl Settings {
                 queue: given.queue_timeout.unwrap_or(limits.queue),
                 idle: given.idle_timeout.unwrap_or(limits.idle),
                 default_idle: given.idle_timeout,
+                reset: given.reset_timeout.unwrap_or(limits.reset),
                 seed: given.seed,
                 snapshot: given.max_snapshot.map_or(limits.snapshot, ByteSize::get),
                 ..limits

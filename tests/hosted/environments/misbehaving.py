@@ -30,7 +30,9 @@ class Misbehaving(Environment[Do, Done, State]):
         super().__init__()
         self.children: list[int] = []
 
-    def reset(self, **_) -> Done:
+    def reset(self, what: str | None = None, **_) -> Done:
+        if what:
+            getattr(self, what)()
         return self.seen()
 
     def seen(self, **more) -> Done:
@@ -74,6 +76,14 @@ class Misbehaving(Environment[Do, Done, State]):
 
     def overflow(self) -> None:
         overflow()
+
+    def speak(self) -> None:
+        print("said to stdout")
+        print("said to stderr \x1b[31m", file=sys.stderr)
+
+    def speak_and_hang(self) -> None:
+        self.speak()
+        self.hang()
 
     def noise(self) -> None:
         print("x" * 300_000)

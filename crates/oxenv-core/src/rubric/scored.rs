@@ -15,6 +15,7 @@ use super::{EpisodeEvent, RubricFactory};
 use crate::capabilities::{Execution, ForkMode};
 use crate::environment::{CallRecord, Environment, Observed, Reset};
 use crate::failure::Failure;
+use crate::output_log::OutputLog;
 use crate::spec::{CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec};
 use crate::toolbox::Toolbox;
 use crate::work::Work;
@@ -186,6 +187,10 @@ impl Environment for ScoredEnvironment {
 
     fn scores(&self) -> Option<RawJson> {
         raw(&self.scorer.totals()).ok()
+    }
+
+    fn output_log(&self) -> Option<OutputLog> {
+        self.inner.output_log()
     }
 
     fn fork(&self) -> Result<Box<dyn Environment>, Failure> {

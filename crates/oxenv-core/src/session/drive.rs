@@ -169,10 +169,9 @@ impl Session {
                 Ok(answer)
             }
             () = token.cancelled() => Err(self.cancelled(Delivered::Maybe).in_phase(phase)),
-            () = at(deadline) => Err(self.cut_off(
-                ErrorCode::DeadlineExceeded,
-                "the environment did not finish before the deadline; reset it before the next step",
-            ).in_phase(phase)),
+            () = at(deadline) => {
+                Err(self.cut_off(ErrorCode::DeadlineExceeded, &self.too_late(phase)).in_phase(phase))
+            }
         }
     }
 
@@ -228,6 +227,19 @@ impl Session {
             detail.delivered = Delivered::Maybe;
             detail.retryable = false;
         })
+    }
+
+    /// What happened to a request that the deadline came before.
+    fn too_late(&self, phase: Phase) -> String {
+        match phase {
+            Phase::Reset => {
+                let seconds = self.reset_deadline.as_secs_f64();
+                format!("the environment did not finish its reset within {seconds} s; reset it again")
+            }
+            _ => {
+                "the environment did not finish before the deadline; reset it before the next step".to_owned()
+            }
+        }
     }
 
     fn task_failure(&self, error: JoinError, epoch: u64, phase: Phase) -> Failure {

@@ -31,8 +31,8 @@ pub(super) struct Progress {
     pub(super) running: usize,
     /// Whether the record has its end.
     pub(super) end_recorded: bool,
-    /// Set while the environment's state is unknown: a step was cut off.
-    pub(super) reset_required: bool,
+    /// Set while the environment's state is unknown.
+    pub(super) reset_required: Option<WhyReset>,
     /// The tool whose call was cut off in this epoch, so that it is unknown whether it had its
     /// effect.
     pub(super) unknown_effect: Option<String>,
@@ -46,6 +46,15 @@ pub(super) struct Progress {
     pub(super) slot: Option<Slot<Session>>,
     /// The episode so far, if a fork would have to repeat it.
     pub(super) tape: Option<Tape>,
+}
+
+/// Why only a reset can follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WhyReset {
+    /// It is unknown how far a step came.
+    CutOff,
+    /// The epoch's reset failed, or has not ended yet.
+    NoReset,
 }
 
 /// What a request expects of the session; compared before it is run.
@@ -104,7 +113,7 @@ impl Progress {
         self.token.cancel();
         self.token = CancellationToken::new();
         self.epoch += 1;
-        self.reset_required = true;
+        self.reset_required = Some(WhyReset::NoReset);
         self.unknown_effect = None;
         Ok(self.epoch)
     }
@@ -137,8 +146,15 @@ impl Progress {
     /// Refuses a step while the environment's state is unknown; returns the epoch it belongs to.
     pub(super) fn steppable(&self, expect: Expected) -> Result<u64, Failure> {
         self.alive()?;
-        if self.reset_required {
-            let message = "the last step was cut off, so the environment's state is unknown: reset it first";
+        if let Some(why) = self.reset_required {
+            let message = match why {
+                WhyReset::CutOff => {
+                    "the last step was cut off, so the environment's state is unknown: reset it first"
+                }
+                WhyReset::NoReset => {
+                    "the last reset failed or is not over, so there is no episode: reset the session again"
+                }
+            };
             return Err(Failure::new(ErrorCode::ResetRequired, message));
         }
         self.expects(expect)?;

@@ -322,7 +322,7 @@ impl Progress {
                 self.done = facts.done;
                 self.reward = facts.reward.map(Reward::as_f64);
                 self.scores = None;
-                self.reset_required = false;
+                self.reset_required = None;
             }
             OperationInput::Step(..) => {
                 self.step_count += 1;

@@ -166,7 +166,9 @@ async fn a_failed_reset_demands_another() {
             _ => json!({ "do": "reward", "value": "NaN" }),
         };
         reset_with(&session, script).await.unwrap_err();
-        assert_eq!(code(step(&session, json!({})).await), ErrorCode::ResetRequired);
+        let refused = step(&session, json!({})).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::ResetRequired);
+        assert!(refused.message.contains("the last reset failed"), "{refused}");
         assert_eq!(code(call(&session, "say", json!({})).await), ErrorCode::ResetRequired);
         reset(&session).await.unwrap();
         observe(&session, json!({})).await;

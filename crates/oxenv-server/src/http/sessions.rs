@@ -85,6 +85,13 @@ pub(crate) async fn state(State(app): State<Arc<App>>, InPath(id): InPath) -> Re
     Ok(json_response(StatusCode::OK, app.store.get(&id)?.state().await?))
 }
 
+/// What the processes of the session's environment wrote.
+pub(crate) async fn logs(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
+    let output = app.store.get(&id)?.output()?;
+    let body = json!({ "session_id": id, "text": output.text, "dropped_bytes": output.dropped });
+    Ok(json_response(StatusCode::OK, body.to_string()))
+}
+
 /// Lets the session's lease begin anew, and replies with the session's progress.
 pub(crate) async fn keep_alive(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;

@@ -218,6 +218,11 @@ fn sessions() -> Value {
                 "seq": natural, "waited_ms": natural, "attached": natural, "idle_ms": natural,
             },
         },
+        "SessionLog": {
+            "type": "object",
+            "required": ["session_id", "text", "dropped_bytes"],
+            "properties": { "session_id": text, "text": text, "dropped_bytes": natural },
+        },
         "SessionClosed": {
             "type": "object",
             "required": ["session_id", "closed"],

@@ -54,7 +54,7 @@ enum May {
 
 use May::{Act, All, Gone, Rule, Watch, WithToken};
 
-const EXPECTED: [(&str, &str, May, May); 40] = [
+const EXPECTED: [(&str, &str, May, May); 41] = [
     ("GET", "/health", All, All),
     ("GET", "/ready", All, All),
     ("GET", "/metrics", Watch, Watch),
@@ -89,6 +89,7 @@ const EXPECTED: [(&str, &str, May, May); 40] = [
     ("POST", "/sessions/{id}/reset", Rule, Gone),
     ("POST", "/sessions/{id}/step", Rule, Gone),
     ("GET", "/sessions/{id}/state", Watch, Gone),
+    ("GET", "/sessions/{id}/logs", Watch, Gone),
     ("POST", "/sessions/{id}/fork", Rule, Gone),
     ("POST", "/sessions/{id}/snapshot", Rule, Gone),
     ("POST", "/sessions/{id}/keepalive", Rule, Gone),

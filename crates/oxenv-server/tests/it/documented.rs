@@ -118,6 +118,7 @@ async fn replies_fit_the_schemas_of_their_routes() {
     check("POST", "/sessions/{id}/step", &post(address, &of("/step"), &json!({})).await);
     check("GET", "/sessions/{id}", &get(address, &of("")).await);
     check("GET", "/sessions/{id}/state", &get(address, &of("/state")).await);
+    check("GET", "/sessions/{id}/logs", &get(address, &of("/logs")).await);
     check("GET", "/sessions", &get(address, "/sessions").await);
     check("POST", "/sessions/{id}/keepalive", &post(address, &of("/keepalive"), &json!({})).await);
     check("POST", "/sessions/{id}/fork", &post(address, &of("/fork"), &json!({ "n": 0 })).await);

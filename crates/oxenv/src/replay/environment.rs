@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
+use std::future::pending;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -71,7 +72,7 @@ impl ReplayEnvironment {
             })?;
         let found = served.factory.spec().name.clone();
         if found != recorded {
-            served.close().await;
+            served.close(pending()).await;
             bail!("it is of environment '{recorded}', and '{found}' is what is made here");
         }
         if given.rubric.rubric.is_some() {
@@ -131,7 +132,7 @@ impl ReplayEnvironment {
 
     pub(super) async fn close(self) {
         if let Some(served) = self.served {
-            served.close().await;
+            served.close(pending()).await;
         }
     }
 }

@@ -1,0 +1,5 @@
+"""An environment whose import takes longer than anybody waits."""
+
+import time
+
+time.sleep(600)
