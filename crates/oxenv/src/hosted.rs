@@ -215,6 +215,7 @@ pub(crate) async fn start(
     source.observation.clone_from(&args.observation);
     let python = python(args.python.as_deref(), source.folder.as_deref())?;
     let directory = directory(args.cwd, source.folder.as_deref())?;
+    check_threads(args)?;
     let shown = python.display().to_string();
     let options = HostOptions {
         environment: variables(args)?,
@@ -223,7 +224,10 @@ pub(crate) async fn start(
             IsolationName::Fresh => Isolation::Fresh,
             IsolationName::Thread => Isolation::Thread,
         }),
-        spares: args.spares.unwrap_or(DEFAULT_SPARES),
+        spares: match args.isolation {
+            Some(IsolationName::Thread) => 0,
+            _ => args.spares.unwrap_or(DEFAULT_SPARES),
+        },
         mode: mode.name(),
         limits: WorkerLimits {
             memory: args.worker_memory.map(ByteSize::get),
@@ -255,6 +259,23 @@ pub(crate) async fn start(
     }
     let factory = HostedFactory::new(Arc::clone(&host), &name).await.map_err(failed)?;
     Ok(Hosted { factory: Arc::new(factory), host })
+}
+
+/// Refuses what threads of one process cannot have.
+fn check_threads(args: &HostArgs) -> anyhow::Result<()> {
+    let of_processes = [
+        ("--worker-memory", args.worker_memory.is_some()),
+        ("--worker-cpu-seconds", args.worker_cpu_seconds.is_some()),
+        ("--worker-processes", args.worker_processes.is_some()),
+        ("--spares", args.spares.is_some()),
+        ("--cwd private", args.cwd == Some(DirectoryName::Private)),
+    ];
+    match of_processes.iter().find(|(_, given)| *given) {
+        Some((flag, _)) if matches!(args.isolation, Some(IsolationName::Thread)) => Err(usage(format!(
+            "{flag} needs a process for each session, and --isolation thread has one for all; leave out one of them"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The interpreter: the one that was named, else the folder's, else the present one.
