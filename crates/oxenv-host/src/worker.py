@@ -7,11 +7,10 @@ in one of two roles:
     worker.py session    imports the environment and serves one session
 
 Its stdin is a Unix socket that leads to the server. A forked child connects to a socket of its own, first
-for requests, then for what it writes to stdout and stderr; a thread connects once. Both ways a message is a frame: four bytes of
-length and four with the number of the request (big-endian), then UTF-8 JSON. A request is an object with
-"op"; its reply, with the same number, is {"ok": ...} or
-{"error": {...}}, in order, one at a time. A template also sends {"exited": {...}} for each child that
-ended.
+for requests, then for what it writes to stdout and stderr; a thread connects once. Both ways a message is a
+frame: four bytes of length and four with the number of the request (big-endian), then UTF-8 JSON. A request is
+an object with "op"; its reply, with the same number, is {"ok": ...} or {"error": {...}}, in order, one at a
+time. A template also sends {"exited": {...}} for each child that ended.
 """
 
 import asyncio
@@ -1095,8 +1094,8 @@ class ToolServer:
 class FunctionTools:
     """The tools of a FastMCP server that are synchronous functions and no more, called without a thread.
 
-    FastMCP finds a tool anew for each call and calls it in a thread. Here a tool is found once, and again when
-    anything was added to the server or taken from it.
+    FastMCP finds a tool anew for each call and calls it in a thread. Here a tool is found once, and again
+    when anything was added to the server or taken from it.
     """
 
     def __init__(self, server, provider):

@@ -37,7 +37,8 @@ pub(crate) struct Worker {
 pub(crate) enum WorkerProcess {
     /// A child that the template forked.
     Forked { number: u64, exit: ExitWatch, template: Arc<Template> },
-    /// A thread of the template. Nothing can end it: it ends with its request, when it finds its socket closed.
+    /// A thread of the template. Nothing can end it: it ends with its request, when it finds its socket
+    /// closed.
     Thread { exit: ExitWatch, template: Arc<Template> },
     /// A Python that was started for it, where the template cannot be forked.
     Own(Arc<Child>),

@@ -272,7 +272,8 @@ fn check_threads(args: &HostArgs) -> anyhow::Result<()> {
     ];
     match of_processes.iter().find(|(_, given)| *given) {
         Some((flag, _)) if matches!(args.isolation, Some(IsolationName::Thread)) => Err(usage(format!(
-            "{flag} needs a process for each session, and --isolation thread has one for all; leave out one of them"
+            "{flag} needs a process for each session, and --isolation thread has one for all; leave out one \
+             of them"
         ))),
         _ => Ok(()),
     }
