@@ -393,7 +393,7 @@ impl Host {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let place = self.places.worker(number).await?;
         let socket = self.places.socket(number)?;
-        let mut exit = template.fork(number, &socket.path, place.told())?;
+        let mut exit = template.fork(number, &socket.path, place.request())?;
         let connecting = async {
             let stream = socket.accept().await?;
             io::Result::Ok((stream, LogTail::of(socket.accept().await?)))
@@ -415,7 +415,7 @@ impl Host {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let place = self.places.worker(number).await?;
         let socket = self.places.socket(number)?;
-        let (child, connection, _) = self.load("session", place.told(), Some(&socket.path)).await?;
+        let (child, connection, _) = self.load("session", place.request(), Some(&socket.path)).await?;
         let log = LogTail::of(socket.accept().await?);
         let child = Arc::new(child);
         let mut fresh = self.fresh.lock();
@@ -461,7 +461,7 @@ impl Host {
     async fn load_template(&self) -> Result<(Arc<Template>, Loaded), HostError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let place = self.places.template(number)?;
-        let (child, connection, loaded) = self.load("template", place.told(), None).await?;
+        let (child, connection, loaded) = self.load("template", place.request(), None).await?;
         Ok((Arc::new(Template::run(child, connection, place)), loaded))
     }
 

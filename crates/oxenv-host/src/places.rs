@@ -121,8 +121,8 @@ impl Place {
         Place { folders: Vec::new(), limits: AppliedLimits::default() }
     }
 
-    /// What the process is told of it.
-    pub(crate) fn told(&self) -> WorkerPlace<'_> {
+    /// The part of a request that names it.
+    pub(crate) fn request(&self) -> WorkerPlace<'_> {
         WorkerPlace {
             temporary: self.folders.first().map(|folder| folder.path()),
             directory: self.folders.get(1).map(|folder| folder.path()),

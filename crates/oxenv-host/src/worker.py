@@ -8,9 +8,9 @@ in one of two roles:
 
 Its stdin is a Unix socket that leads to the server. A forked child connects to a socket of its own, first
 for requests, then for what it writes to stdout and stderr; a thread connects once. Both ways a message is a
-frame: four bytes of length and four with the number of the request (big-endian), then UTF-8 JSON. A request is
-an object with "op"; its reply, with the same number, is {"ok": ...} or {"error": {...}}, in order, one at a
-time. A template also sends {"exited": {...}} for each child that ended.
+frame: four bytes of length and four with the number of the request (big-endian), then UTF-8 JSON. A request
+is an object with "op"; its reply, with the same number, is {"ok": ...} or {"error": {...}}, in order, one at
+a time. A template also sends {"exited": {...}} for each child that ended.
 """
 
 import asyncio

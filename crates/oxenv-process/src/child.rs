@@ -2,7 +2,7 @@
 //!
 //! Each command runs under a supervisor process (`supervise.rs`) that outlives this process for a moment, so
 //! that not even a kill -9 of this process leaves anything behind. Commands get the environment they are
-//! given and nothing else, and no descriptor but their three pipes.
+//! given and nothing else, and no descriptor but stdin, stdout and stderr.
 //!
 //! Invariant: dropping a [`Child`] begins the end of its whole tree.
 
@@ -39,7 +39,7 @@ const SIGNAL_EXIT_CODES: RangeInclusive<i32> = 129..=192;
 
 /// A command to run.
 pub struct ChildSpec {
-    /// The toolset's name, for logs.
+    /// What the log calls it: the name of a toolset or of an instance.
     pub label: String,
     /// The command: a path, or a name to find on the `PATH` of `environment`.
     pub program: OsString,
@@ -105,7 +105,8 @@ impl Supervisor {
         Supervisor { program: program.into(), arguments, lock: None }
     }
 
-    /// Makes each supervisor hold a shared lock of this file while its command lives: for commands that work
+    /// Makes the supervisors of [`spawn`](Supervisor::spawn) hold a shared lock of this file while their
+    /// commands live: for commands that work
     /// in folders which are deleted by the process that gets that lock exclusively.
     #[must_use]
     pub fn with_shared_lock(self, lock: PathBuf) -> Self {

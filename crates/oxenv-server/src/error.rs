@@ -2,23 +2,7 @@
 //!
 //! Invariant: a failure never becomes a reward. Stock clients find the code and shape they know;
 //! what is ours stands under `oxenv`.
-//!
-//! | code | HTTP | `/ws` | JSON-RPC |
-//! |---|---|---|---|
-//! | VALIDATION_ERROR | 422 | VALIDATION_ERROR | -32602 |
-//! | CAPACITY_REACHED, DRAINING | 503 | CAPACITY_REACHED | -32000 |
-//! | FACTORY_ERROR | 500 | FACTORY_ERROR | -32000 |
-//! | SESSION_NOT_FOUND | 404 | SESSION_ERROR | -32602 |
-//! | SESSION_ENDED | 410 | SESSION_ERROR | -32602 |
-//! | DEADLINE_EXCEEDED | 504 | EXECUTION_ERROR | -32603 |
-//! | CANCELLED, RESET_REQUIRED, EPISODE_DONE, WRONG_EPOCH | 409 | EXECUTION_ERROR | -32603 |
-//! | KEY_CONFLICT, STEP_CONFLICT, REPLY_FORGOTTEN | 409 | EXECUTION_ERROR | -32603 |
-//! | SNAPSHOT_INVALID | 422 | EXECUTION_ERROR | -32603 |
-//! | UNAUTHORIZED | 401 | EXECUTION_ERROR | -32603 |
-//! | MODE_REFUSED, FORBIDDEN | 403 | EXECUTION_ERROR | -32603 |
-//! | UNSUPPORTED | 501 | EXECUTION_ERROR | -32603 |
-//! | EXECUTION_ERROR by the action | 400 | EXECUTION_ERROR | -32603 |
-//! | any other | 500 | EXECUTION_ERROR | -32603 |
+//! docs/failures.md has every code, and the test below compares it with this file.
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::{HeaderValue, StatusCode, header};

@@ -233,7 +233,7 @@ fn with_manifest(
 }
 
 /// What starts processes and ends them: this program, as `oxenv supervise`.
-fn supervisor() -> std::io::Result<Supervisor> {
+pub(crate) fn supervisor() -> std::io::Result<Supervisor> {
     Ok(Supervisor::new(std::env::current_exe()?, ["supervise"]))
 }
 

@@ -1,9 +1,7 @@
 //! Exit codes, and how an error is printed.
 //!
-//! Invariant: an error prints no control character of what it quotes. The exit codes are those that
-//! `oxenv --help` lists: 0 success · 1 the operation failed · 2 wrong usage or configuration · 3 the address
-//! cannot be listened on · 4 the server cannot be reached · 5 ended by a signal before everything in it had
-//! ended · 6 a record is incomplete or damaged.
+//! Invariant: an error prints no control character of what it quotes. `oxenv --help` lists the exit codes
+//! (`HELP` in cli.rs).
 
 use std::fmt;
 use std::io::{IsTerminal, Write};

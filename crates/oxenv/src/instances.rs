@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use oxenv_process::child::{Supervisor, base_environment};
+use oxenv_process::child::base_environment;
 use oxenv_providers::docker::DockerProvider;
 use oxenv_providers::process::ProcessProvider;
 use oxenv_providers::{InstanceInfo, Provider, ProviderCode, ProviderError};
 
-use crate::env;
 use crate::exit::{Problem, usage};
 use crate::output::print;
+use crate::{assemble, env};
 
 pub(crate) use up::{UpArgs, up};
 
@@ -133,8 +133,8 @@ impl Providers {
 
 /// Starts processes, each under this program as its supervisor.
 fn processes() -> anyhow::Result<ProcessProvider> {
-    let supervisor = Supervisor::new(std::env::current_exe()?, ["supervise"]);
-    let provider = ProcessProvider::new(supervisor).with_environment(base_environment(&env::lookup));
+    let provider =
+        ProcessProvider::new(assemble::supervisor()?).with_environment(base_environment(&env::lookup));
     let runtime = env::lookup("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_dir());
     Ok(match runtime {
         Some(folder) => provider.with_registry(folder.join("oxenv")),

@@ -1,7 +1,7 @@
 //! What can be served, and what a name on the command line means.
 //!
 //! Invariant: a name is a bundled environment; else an existing path; else `package.module:Name`;
-//! else an error with the nearest name, or with what this version cannot serve yet.
+//! else an error with the nearest name, or with why the path is no environment.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

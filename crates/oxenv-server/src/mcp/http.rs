@@ -160,14 +160,14 @@ async fn served(
         .with_cancellation_token(app.killed.clone());
     let service = StreamableHttpService::new(move || Ok(Arc::clone(&handler)), manager, config);
     let response = service.handle(request).await;
-    match has_plain_text(&response) {
+    match is_json_rpc(&response) {
         true => response.map(Body::new),
         false => reworded(response.map(Body::new), id).await,
     }
 }
 
 /// Whether a response is JSON-RPC, a stream of it, or nothing at all.
-fn has_plain_text<B>(response: &Response<B>) -> bool {
+fn is_json_rpc<B>(response: &Response<B>) -> bool {
     let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     response.status().is_success() || kind.is_some_and(|kind| kind.starts_with("application/json"))
 }

@@ -80,7 +80,7 @@ pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, m
             }
             SocketEvent::Came(Incoming::Binary) => {
                 let message = "binary frames are not part of this protocol: send JSON as text";
-                AfterFrame::Last(refusal(None, ErrorCode::SessionError, message))
+                AfterFrame::Last(refusal(message))
             }
             SocketEvent::Came(Incoming::Stopping) => {
                 stopping = true;
@@ -155,9 +155,9 @@ async fn answer_batch(context: &RequestContext, id: Json<'_>, request: &BatchReq
     AfterFrame::Sent
 }
 
-fn refusal(id: Option<Json<'_>>, code: ErrorCode, message: &str) -> String {
+fn refusal(message: &str) -> String {
     let mut reply = String::new();
-    let head = ReplyHead { id: Some(id.unwrap_or(Json::NULL)), ..ReplyHead::default() };
-    error::multi(&mut reply, &head, &oxenv_core::Failure::new(code, message));
+    let head = ReplyHead { id: Some(Json::NULL), ..ReplyHead::default() };
+    error::multi(&mut reply, &head, &oxenv_core::Failure::new(ErrorCode::SessionError, message));
     reply
 }

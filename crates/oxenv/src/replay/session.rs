@@ -265,11 +265,7 @@ async fn step(
         Ok(action) => action,
         Err(issues) => return Ok(Some(Failure::invalid(issues))),
     };
-    let principal = match principal.as_str() {
-        "agent" => Principal::Agent,
-        "observer" => Principal::Observer,
-        _ => Principal::Control,
-    };
+    let principal = principal.parse().unwrap_or(Principal::Control);
     let request = match (principal, action) {
         (Principal::Control, action) => SessionRequest::step(action),
         (principal, Action::ListTools(_)) => SessionRequest::list(principal),
