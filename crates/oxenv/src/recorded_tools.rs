@@ -1,7 +1,8 @@
 //! Tools that are answered from the record instead of being called.
 //!
 //! Invariant: a recorded answer is given once: to the call of the same tool with the same arguments
-//! if there is one, else to the next call of that tool. A call for which no answer is left gets an error that says so.
+//! if there is one, else to the next call of that tool. A call for which no answer is left gets an
+//! error that says so.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
