@@ -15,7 +15,7 @@ use oxenv_wire::{
 use serde_json::{Value, json};
 
 /// Seconds after which a client of a full server may try again.
-const RETRY_AFTER_S: u64 = 1;
+pub(crate) const RETRY_AFTER_S: u64 = 1;
 
 /// A request that got no answer of its own.
 pub(crate) enum Refusal {
@@ -157,25 +157,25 @@ pub(crate) fn multi(out: &mut String, head: &ReplyHead<'_>, failure: &Failure) {
     write_multi_error(out, head, &failure.message, &failure.data(), retry_after_s, &failure.issues);
 }
 
-/// The `/ws` frame for a text that is not a frame.
-pub(crate) fn frame_fault(fault: &FrameError) -> String {
-    let mut out = String::new();
+/// What cannot be read as a request, as a failure.
+pub(crate) fn unread(fault: FrameError) -> Failure {
     match fault {
-        FrameError::Json(fault) => {
-            let message = format!("Invalid JSON: {fault}");
-            write_error_frame(&mut out, ErrorCode::InvalidJson, &message, &[], &[], None);
-        }
+        FrameError::Json(fault) => Failure::new(ErrorCode::InvalidJson, format!("Invalid JSON: {fault}")),
         FrameError::NotObject(name) => {
-            session_error(&mut out, &format!("a frame is a JSON object, not a {name}"));
+            Failure::new(ErrorCode::SessionError, format!("a frame is a JSON object, not a {name}"))
         }
         FrameError::UnknownType(name) => {
-            let message = format!("Unknown message type: {name}");
-            write_error_frame(&mut out, ErrorCode::UnknownType, &message, &[], &[], None);
+            Failure::new(ErrorCode::UnknownType, format!("Unknown message type: {name}"))
         }
-        FrameError::Invalid(issues) => {
-            write_error_frame(&mut out, ErrorCode::ValidationError, "Invalid message", issues, &[], None);
-        }
+        FrameError::Invalid(issues) => Failure::invalid(issues),
     }
+}
+
+/// The `/ws` frame for a text that is not a frame.
+pub(crate) fn frame_fault(fault: FrameError) -> String {
+    let mut out = String::new();
+    let failure = unread(fault);
+    write_error_frame(&mut out, failure.code, &failure.message, &failure.issues, &[], None);
     out
 }
 

@@ -19,8 +19,8 @@ use oxenv_core::{
     SnapshotRoom, StepReply,
 };
 use oxenv_wire::{
-    Action, ErrorCode, FrameError, MultiRequest, Operation, ReplyHead, ReplyKind, ResetRequest, Seconds,
-    SessionSnapshot, ToolSpelling, write_multi_reply,
+    Action, ErrorCode, MultiRequest, Operation, ReplyHead, ReplyKind, ResetRequest, Seconds, SessionSnapshot,
+    ToolSpelling, write_multi_reply,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -247,20 +247,6 @@ impl RequestContext {
         }) {
             self.forget(session);
         }
-    }
-}
-
-/// What cannot be read as a request, as a failure.
-pub(crate) fn unread(fault: FrameError) -> Failure {
-    match fault {
-        FrameError::Json(fault) => Failure::new(ErrorCode::InvalidJson, format!("Invalid JSON: {fault}")),
-        FrameError::NotObject(name) => {
-            Failure::new(ErrorCode::SessionError, format!("a frame is a JSON object, not a {name}"))
-        }
-        FrameError::UnknownType(name) => {
-            Failure::new(ErrorCode::UnknownType, format!("Unknown message type: {name}"))
-        }
-        FrameError::Invalid(issues) => Failure::invalid(issues),
     }
 }
 

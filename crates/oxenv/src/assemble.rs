@@ -267,14 +267,13 @@ fn workspace_source(tools: &ToolArgs) -> WorkspaceSource {
 
 /// The toolsets that are compiled in: those of the bundled environments, by their names.
 fn builtin(name: &str) -> Option<Arc<dyn Toolset>> {
-    let factory = registry::environments().into_iter().find(|factory| factory.spec().name == name)?;
+    let factory = registry::bundled(name)?;
     factory.server_tools().mounts().first().map(|mount| Arc::clone(&mount.toolset))
 }
 
 /// The names of the built-in toolsets.
 pub(crate) fn builtin_names() -> Vec<String> {
-    let names = registry::environments().into_iter().map(|factory| factory.spec().name.clone());
-    names.filter(|name| builtin(name).is_some()).collect()
+    registry::names().into_iter().filter(|name| builtin(name).is_some()).collect()
 }
 
 /// The name of a manifest's environment: its folder, if the file has the usual name, else the file.

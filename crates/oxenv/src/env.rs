@@ -9,8 +9,8 @@ pub(crate) fn lookup(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// A variable that is set to something.
-pub(crate) fn set(name: &str) -> Option<String> {
+/// A variable; an empty one counts as not set.
+pub(crate) fn nonempty(name: &str) -> Option<String> {
     lookup(name).filter(|value| !value.is_empty())
 }
 
@@ -22,7 +22,7 @@ pub(crate) fn inherited() -> Vec<(OsString, OsString)> {
 
 /// The token that clients send if they are given no other.
 pub(crate) fn token() -> Option<String> {
-    set("OXENV_TOKEN")
+    nonempty("OXENV_TOKEN")
 }
 
 /// The environment variables for Fleet.
@@ -38,13 +38,13 @@ pub(crate) struct FleetVariables {
 /// What Fleet's own SDK reads of the environment.
 pub(crate) fn fleet() -> FleetVariables {
     FleetVariables {
-        api_key: set("FLEET_API_KEY"),
-        base_url: set("FLEET_BASE_URL"),
-        runner_token: set("RUNNER_AUTH_TOKEN"),
+        api_key: nonempty("FLEET_API_KEY"),
+        base_url: nonempty("FLEET_BASE_URL"),
+        runner_token: nonempty("RUNNER_AUTH_TOKEN"),
     }
 }
 
 /// The Docker daemon to use, where it is not the machine's own.
 pub(crate) fn docker_host() -> Option<String> {
-    set("OXENV_DOCKER_HOST").or_else(|| set("DOCKER_HOST"))
+    nonempty("OXENV_DOCKER_HOST").or_else(|| nonempty("DOCKER_HOST"))
 }

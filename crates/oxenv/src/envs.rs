@@ -6,7 +6,6 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::output::print;
-use crate::registry;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -19,7 +18,7 @@ pub(crate) struct EnvsArgs {
 }
 
 pub(crate) fn run(args: &EnvsArgs) -> anyhow::Result<()> {
-    let environments = registry::environments();
+    let environments = oxenv_envs::all();
     if args.json {
         let list: Vec<Value> = environments
             .iter()

@@ -8,7 +8,7 @@ use std::io::Write;
 
 use anyhow::Context;
 
-/// Prints a text and a line end; a reader that left is no error of ours.
+/// Prints a text and a line end; a reader that left, as `head -1` does, is no error of ours.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -91,8 +91,7 @@ pub(crate) fn run(args: &PolicyArgs) -> anyhow::Result<()> {
 fn read(path: &Path) -> anyhow::Result<Manifest> {
     let bytes = Manifest::read(path)
         .map_err(|error| usage(format!("cannot read the manifest {}: {error}", path.display())))?;
-    let lenient =
-        |name: &str| env::lookup(name).filter(|value| !value.is_empty()).or(Some("unset".to_owned()));
+    let lenient = |name: &str| env::nonempty(name).or(Some("unset".to_owned()));
     let read = Manifest::parse_bytes(&bytes, Some(path), &env::lookup)
         .or_else(|problems| Manifest::parse_bytes(&bytes, Some(path), &lenient).map_err(|_| problems));
     match read {

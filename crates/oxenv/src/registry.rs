@@ -12,9 +12,14 @@ use oxenv_wire::preview;
 use crate::exit::usage;
 use crate::hosted::{self, PythonEnvironment};
 
-/// Every bundled environment.
-pub(crate) fn environments() -> Vec<Arc<dyn EnvironmentFactory>> {
-    oxenv_envs::all()
+/// The bundled environment of a name.
+pub(crate) fn bundled(name: &str) -> Option<Arc<dyn EnvironmentFactory>> {
+    oxenv_envs::all().into_iter().find(|factory| factory.spec().name == name)
+}
+
+/// The names of the bundled environments.
+pub(crate) fn names() -> Vec<String> {
+    oxenv_envs::all().iter().map(|factory| factory.spec().name.clone()).collect()
 }
 
 /// The meaning of a name.
@@ -29,7 +34,7 @@ pub(crate) enum ServedName {
 
 /// Finds what a name means.
 pub(crate) fn resolve(name: &str) -> anyhow::Result<ServedName> {
-    if let Some(factory) = environments().into_iter().find(|factory| factory.spec().name == name) {
+    if let Some(factory) = bundled(name) {
         return Ok(ServedName::Environment(factory));
     }
     let path = Path::new(name);
@@ -95,10 +100,6 @@ fn is_python_name(name: &str) -> bool {
             && chars.all(|rest| rest.is_alphanumeric() || rest == '_')
     };
     name.split_once(':').is_some_and(|(module, class)| module.split('.').all(identifier) && identifier(class))
-}
-
-fn names() -> Vec<String> {
-    environments().iter().map(|factory| factory.spec().name.clone()).collect()
 }
 
 fn nearest(name: &str) -> Option<String> {

@@ -24,7 +24,7 @@ use crate::rubrics::RubricArgs;
 use crate::trajectories::{self, Incomplete, is_damage};
 use environment::ReplayOptions;
 
-pub(crate) use environment::{Folder, ReplayEnvironment, remember_entry as remember};
+pub(crate) use environment::{Folder, ReplayEnvironment, remember_entry};
 
 #[derive(Args)]
 #[command(after_help = "\

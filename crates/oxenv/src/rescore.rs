@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::exit::usage;
 use crate::output::print;
-use crate::replay::remember;
+use crate::replay::remember_entry;
 use crate::rubrics::{self, RubricArgs};
 use crate::trajectories::{self, Incomplete, is_damage};
 
@@ -146,7 +146,7 @@ fn read(
 ) -> anyhow::Result<Vec<RecordedEpisodeKey>> {
     let mut episodes: Vec<RecordedEpisodeKey> = Vec::new();
     for entry in trajectories.entries(&session.id)? {
-        remember(cache, &entry)?;
+        remember_entry(cache, &entry)?;
         if let Some(episode) = begun(&entry)? {
             episodes.push(episode);
         } else if let Some(episode) = episodes.last_mut().filter(|episode| episode.epoch == entry.epoch) {

@@ -94,7 +94,7 @@ fn judge(args: &RubricArgs) -> anyhow::Result<Arc<dyn Judge>> {
     let (Some(url), Some(model)) = (&args.judge_url, &args.judge_model) else {
         return Err(usage("the rubric asks a judge: name it with --judge-url URL and --judge-model MODEL"));
     };
-    let key = env::set("OXENV_JUDGE_KEY").map(JudgeKey::new);
+    let key = env::nonempty("OXENV_JUDGE_KEY").map(JudgeKey::new);
     let options = HttpJudgeOptions { key, ..HttpJudgeOptions::new(url.as_str(), model.as_str()) };
     let judge = HttpJudge::new(options).map_err(usage)?;
     Ok(match args.only_recorded {

@@ -3,7 +3,6 @@
 //! Invariant: the first line on stdout names the address that is listened on, so a script that
 //! asked for port 0 can read it; it is printed only once the server accepts.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use oxenv_server::{Server, ServerConfig, Shutdown, TrajectorySource};
 
 use crate::exit::Problem;
 use crate::observing::Observing;
+use crate::output::print;
 use crate::settings::{ServeArgs, Settings};
 use crate::tokens::GeneratedToken;
 use crate::trajectories::RecordFolder;
@@ -82,13 +82,13 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints what is served where. A reader that left, as `head -1` does, is no reason not to serve.
+/// Prints what is served where.
 fn announce(
     spec: &EnvironmentSpec,
     address: SocketAddr,
     guarded: bool,
     generated: &[GeneratedToken],
-) -> std::io::Result<()> {
+) -> anyhow::Result<()> {
     let authorized = if guarded { "-H \"Authorization: Bearer $TOKEN\" " } else { "" };
     let try_it = match spec.action_space {
         ActionSpace::Tools => format!(
@@ -97,12 +97,7 @@ fn announce(
         ),
         ActionSpace::Typed | ActionSpace::Own => format!("curl {authorized}-X POST http://{address}/reset"),
     };
-    let mut stdout = std::io::stdout().lock();
     let tokens: String =
         generated.iter().map(|made| format!("{} token: {}\n", made.role, made.token)).collect();
-    let said = writeln!(stdout, "oxenv: serving {} on http://{address}\n{tokens}try: {try_it}", spec.name);
-    match said.and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        said => said,
-    }
+    print(&format!("oxenv: serving {} on http://{address}\n{tokens}try: {try_it}", spec.name))
 }

@@ -249,7 +249,7 @@ impl Settings {
     /// Puts the flags together with the variables and the file.
     pub(crate) fn gather(flags: ServeArgs) -> anyhow::Result<Self> {
         let config =
-            flags.0.get_one("config").cloned().or_else(|| env::set("OXENV_CONFIG").map(PathBuf::from));
+            flags.0.get_one("config").cloned().or_else(|| env::nonempty("OXENV_CONFIG").map(PathBuf::from));
         let file = match config {
             Some(path) => ConfigFile::open(&path)?,
             None => ConfigFile::default(),

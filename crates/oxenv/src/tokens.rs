@@ -86,7 +86,7 @@ fn from_file(path: Option<&PathBuf>, add: impl FnOnce(&str) -> Result<(), TokenE
 }
 
 fn from_variable(name: &str, add: impl FnOnce(&str) -> Result<(), TokenError>) -> anyhow::Result<()> {
-    let Some(text) = env::set(name) else { return Ok(()) };
+    let Some(text) = env::nonempty(name) else { return Ok(()) };
     add(&text).map_err(|fault| usage(format!("{name}: {fault}")))
 }
 

@@ -139,8 +139,7 @@ impl Findings {
         if json {
             return print(&serde_json::to_string_pretty(&self.problems)?);
         }
-        let colour =
-            io::stdout().is_terminal() && env::lookup("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colour = io::stdout().is_terminal() && env::nonempty("NO_COLOR").is_none();
         let problems = self.problems.iter().map(|problem| coloured(problem, colour));
         let lines: Vec<String> = problems.chain(self.good.iter().cloned()).collect();
         print(&lines.join("\n"))

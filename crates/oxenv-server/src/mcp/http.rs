@@ -141,7 +141,7 @@ async fn prepare(
 /// The refusal of a handshake that there is no room for.
 fn unavailable(id: RpcId<'_>, fault: &RpcError) -> Response {
     let mut response = rpc_response(StatusCode::SERVICE_UNAVAILABLE, id, fault);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response.headers_mut().insert(header::RETRY_AFTER, error::RETRY_AFTER_S.into());
     response
 }
 

@@ -16,7 +16,8 @@ use oxenv_core::Failure;
 use oxenv_wire::{BatchRequest, ErrorCode, MultiRequest, ReplyHead, write_batch_data};
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::{RequestContext, RequestOutcome, StartedRequest, unread, write_outcome};
+use super::{RequestContext, RequestOutcome, StartedRequest, write_outcome};
+use crate::error;
 
 /// Items that are done in a row before others get their turn.
 const MAX_ITEMS_PER_POLL: usize = 256;
@@ -65,7 +66,7 @@ impl<'d, 'a: 'd> RunningBatch<'d, 'a> {
             let item = match item {
                 Ok(item) => item,
                 Err(fault) => {
-                    batch.put(index, None, &Err(unread(fault)));
+                    batch.put(index, None, &Err(error::unread(fault)));
                     continue;
                 }
             };

@@ -186,8 +186,8 @@ async fn open(app: &App, caller: Caller, session_id: Option<String>) -> Result<A
 async fn answer(app: &App, hold: &mut AttachedSession, text: &str) -> AfterReply {
     let frame = match ClientFrame::parse(text) {
         Ok(frame) => frame,
-        Err(fault @ FrameError::NotObject(_)) => return AfterReply::Last(frame_fault(&fault)),
-        Err(fault) => return AfterReply::Reply(frame_fault(&fault)),
+        Err(fault @ FrameError::NotObject(_)) => return AfterReply::Last(frame_fault(fault)),
+        Err(fault) => return AfterReply::Reply(frame_fault(fault)),
     };
     let reply = match frame {
         ClientFrame::Close => return AfterReply::Close,

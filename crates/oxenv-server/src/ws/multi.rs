@@ -21,7 +21,7 @@ use crate::app::App;
 use crate::auth::caller::Caller;
 use crate::error;
 use crate::load::Load;
-use crate::operations::{RequestContext, RunningBatch, SocketSessions, unread, write_outcome};
+use crate::operations::{RequestContext, RunningBatch, SocketSessions, write_outcome};
 
 /// What to do when a frame has been worked on.
 enum AfterFrame {
@@ -110,7 +110,7 @@ async fn answer(context: Arc<RequestContext>, load: Arc<Load>, text: Utf8Bytes) 
             let last = matches!(fault.fault, FrameError::NotObject(_));
             let mut reply = String::new();
             let id = Some(fault.id.unwrap_or(Json::NULL));
-            error::multi(&mut reply, &ReplyHead { id, ..ReplyHead::default() }, &unread(fault.fault));
+            error::multi(&mut reply, &ReplyHead { id, ..ReplyHead::default() }, &error::unread(fault.fault));
             return if last { AfterFrame::Last(reply) } else { AfterFrame::Reply(reply) };
         }
     };

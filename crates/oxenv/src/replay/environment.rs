@@ -62,7 +62,7 @@ impl ReplayEnvironment {
     ) -> anyhow::Result<Self> {
         let tape = Arc::new(ToolTape::new(given.live));
         // A manifest alone is an environment of its own; one beside a bundled environment adds to it.
-        let bundled = registry::environments().iter().any(|factory| factory.spec().name == recorded);
+        let bundled = registry::bundled(recorded).is_some();
         let by_record = (bundled || given.tools.manifest.is_none()).then_some(recorded);
         let name = given.environment.as_deref().or(by_record);
         let mut served = assemble::environment_with_recorded_tools(name, &given.tools, &tape)
@@ -78,7 +78,7 @@ impl ReplayEnvironment {
         if given.rubric.rubric.is_some() {
             let cache = Arc::new(JudgeCache::default());
             if given.rubric.judge_url.is_some() {
-                remember(&cache, trajectories, recorded)?;
+                remember_sessions(&cache, trajectories, recorded)?;
             }
             served.factory = rubrics::over(Arc::clone(&served.factory), &given.rubric, &cache)?;
         }
@@ -138,7 +138,11 @@ impl ReplayEnvironment {
 }
 
 /// Takes over what judges answered when the sessions were recorded.
-fn remember(cache: &JudgeCache, trajectories: &Trajectories, environment: &str) -> anyhow::Result<()> {
+fn remember_sessions(
+    cache: &JudgeCache,
+    trajectories: &Trajectories,
+    environment: &str,
+) -> anyhow::Result<()> {
     let filter = oxenv_store::SessionFilter {
         environment: Some(environment.to_owned()),
         limit: usize::MAX,
@@ -152,7 +156,7 @@ fn remember(cache: &JudgeCache, trajectories: &Trajectories, environment: &str) 
     Ok(())
 }
 
-/// The same of one entry.
+/// Takes over what judges answered in one entry.
 pub(crate) fn remember_entry(cache: &JudgeCache, entry: &StoredEntry) -> anyhow::Result<()> {
     #[derive(serde::Deserialize)]
     struct ReplyParts<'a> {
