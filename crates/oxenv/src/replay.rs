@@ -187,18 +187,18 @@ async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
 pub(crate) struct Replayer<'a> {
     trajectories: &'a Trajectories,
     given: ReplayOptions,
-    stages: BTreeMap<String, Result<ReplayEnvironment, String>>,
+    environments: BTreeMap<String, Result<ReplayEnvironment, String>>,
 }
 
 impl<'a> Replayer<'a> {
     pub(crate) fn new(trajectories: &'a Trajectories, given: ReplayOptions) -> Self {
-        Replayer { trajectories, given, stages: BTreeMap::new() }
+        Replayer { trajectories, given, environments: BTreeMap::new() }
     }
 
     /// Replays a session with an environment that is there already.
-    pub(crate) fn on(trajectories: &'a Trajectories, stage: ReplayEnvironment) -> Self {
-        let stages = BTreeMap::from([(stage.environment().to_owned(), Ok(stage))]);
-        Replayer { trajectories, given: ReplayOptions::default(), stages }
+    pub(crate) fn on(trajectories: &'a Trajectories, environment: ReplayEnvironment) -> Self {
+        let environments = BTreeMap::from([(environment.name().to_owned(), Ok(environment))]);
+        Replayer { trajectories, given: ReplayOptions::default(), environments }
     }
 
     /// Returns the environment's name, and the outcome.
@@ -224,12 +224,12 @@ impl<'a> Replayer<'a> {
             Err(error) => return unreadable("", error),
         };
         let environment = chain[0].environment.clone();
-        if !self.stages.contains_key(&environment) {
-            let stage = ReplayEnvironment::open(&self.given, &environment, self.trajectories).await;
-            self.stages.insert(environment.clone(), stage.map_err(|error| format!("{error:#}")));
+        if !self.environments.contains_key(&environment) {
+            let opened = ReplayEnvironment::open(&self.given, &environment, self.trajectories).await;
+            self.environments.insert(environment.clone(), opened.map_err(|error| format!("{error:#}")));
         }
-        match self.stages.get_mut(&environment) {
-            Some(Ok(stage)) => match session::replay(stage, &chain).await {
+        match self.environments.get_mut(&environment) {
+            Some(Ok(opened)) => match session::replay(opened, &chain).await {
                 Ok(verdict) => Ok((environment, verdict.with_holes(&chain))),
                 Err(error) => unreadable(&environment, error),
             },
@@ -239,8 +239,8 @@ impl<'a> Replayer<'a> {
     }
 
     pub(crate) async fn close(self) {
-        for stage in self.stages.into_values().flatten() {
-            stage.close().await;
+        for environment in self.environments.into_values().flatten() {
+            environment.close().await;
         }
     }
 }

@@ -228,8 +228,8 @@ async fn replayed(folder: &Folder, local: Local) -> anyhow::Result<Verdict> {
     incomplete.outcome()?;
     let filter = SessionFilter { limit: usize::MAX, ..SessionFilter::default() };
     let sessions = recorded.sessions(&filter)?;
-    let stage = ReplayEnvironment::over(local.factory, local.upstream)?;
-    let mut replayer = Replayer::on(&recorded, stage);
+    let environment = ReplayEnvironment::over(local.factory, local.upstream)?;
+    let mut replayer = Replayer::on(&recorded, environment);
     let mut same = 0;
     for session in &sessions {
         match replayer.replay(&session.id).await?.1 {

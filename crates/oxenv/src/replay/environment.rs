@@ -1,7 +1,7 @@
 //! Where sessions are done again: an environment, its tape, and a record of its own in a temporary
 //! folder.
 //!
-//! Invariant: the folder goes with the stage, and nothing else of the machine is touched.
+//! Invariant: the folder goes with it, and nothing else of the machine is touched.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
@@ -86,7 +86,7 @@ impl ReplayEnvironment {
         ReplayEnvironment::of(factory, tape, redact, Some(served))
     }
 
-    /// A stage for an environment that is there already, and is closed by its maker.
+    /// One over an environment that is there already, which its maker closes.
     ///
     /// # Errors
     /// When its folder cannot be made.
@@ -114,7 +114,7 @@ impl ReplayEnvironment {
         Ok(ReplayEnvironment { store, tape, entries: HashMap::new(), reader, served, _folder: folder })
     }
 
-    pub(super) fn environment(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.store.spec().name
     }
 

@@ -141,7 +141,7 @@ fn beginning(id: &str) -> Unknown {
 /// # Errors
 /// When a record cannot be read.
 pub(super) async fn replay(
-    stage: &mut ReplayEnvironment,
+    environment: &mut ReplayEnvironment,
     chain: &[ReplayedSession],
 ) -> anyhow::Result<Verdict> {
     let mut names = SessionNames::default();
@@ -149,7 +149,7 @@ pub(super) async fn replay(
     let mut verdict =
         Verdict::CannotBeReplayed { why: "there is nothing to replay".to_owned(), damaged: false };
     for link in chain {
-        let session = match begin(stage, link, before.as_ref()).await {
+        let session = match begin(environment, link, before.as_ref()).await {
             Ok(session) => session,
             Err(failure) => {
                 let why = format!("session {} cannot be made: {failure}", link.id);
@@ -158,8 +158,8 @@ pub(super) async fn replay(
             }
         };
         names.add(session.id(), &link.id);
-        let done = run(stage, link, &session).await?;
-        let replayed = stage.recorded(session.id())?;
+        let done = run(environment, link, &session).await?;
+        let replayed = environment.recorded(session.id())?;
         if let Some(before) = before.replace(session) {
             before.end(EndReason::Closed);
         }
@@ -176,7 +176,7 @@ pub(super) async fn replay(
 
 /// Makes the session as it was made.
 async fn begin(
-    stage: &ReplayEnvironment,
+    environment: &ReplayEnvironment,
     link: &ReplayedSession,
     before: Option<&Arc<Session>>,
 ) -> Result<Arc<Session>, Failure> {
@@ -186,38 +186,38 @@ async fn begin(
         ..SessionOptions::default()
     };
     let (Some(origin), Some(before)) = (&link.origin, before) else {
-        return stage.store.create(options).await;
+        return environment.store.create(options).await;
     };
     if origin.kind == "snapshot" {
-        match restored(stage, before, options.clone()).await {
+        match restored(environment, before, options.clone()).await {
             Ok(session) => return Ok(session),
             // Tools on a tape have no state, so what they declare is not what would be restored; a fork
             // goes on from the same place.
-            Err(_) if !stage.tape.is_live() => {}
+            Err(_) if !environment.tape.is_live() => {}
             Err(failure) => return Err(failure),
         }
     }
-    let mut forks = stage.store.fork(before, 1, options).await?;
+    let mut forks = environment.store.fork(before, 1, options).await?;
     forks.pop().ok_or_else(|| Failure::infrastructure("the fork made no session"))
 }
 
 async fn restored(
-    stage: &ReplayEnvironment,
+    environment: &ReplayEnvironment,
     before: &Arc<Session>,
     options: SessionOptions,
 ) -> Result<Arc<Session>, Failure> {
-    let snapshot = stage.store.snapshot(before).await?;
-    stage.store.restore(&snapshot, options).await
+    let snapshot = environment.store.snapshot(before).await?;
+    environment.store.restore(&snapshot, options).await
 }
 
 async fn run(
-    stage: &ReplayEnvironment,
+    environment: &ReplayEnvironment,
     link: &ReplayedSession,
     session: &Arc<Session>,
 ) -> anyhow::Result<Vec<ReplayedEntry>> {
     let mut done = Vec::with_capacity(link.entries.len());
     for (index, entry) in link.entries.iter().enumerate() {
-        if let Some(tool) = unknown_effect(stage, session, &link.entries[index..]) {
+        if let Some(tool) = unknown_effect(environment, session, &link.entries[index..]) {
             done.push(ReplayedEntry::Unknown { tool });
             break;
         }
@@ -233,7 +233,7 @@ async fn run(
             // Nothing that is compared depends on how far it came.
             StoredEvent::Step { outcome, .. } if was_cut_off(outcome) => ReplayedEntry::CutOff,
             StoredEvent::Step { .. } => {
-                let failed = step(stage, session, &entry.event).await?;
+                let failed = step(environment, session, &entry.event).await?;
                 ReplayedEntry::Again(session.seq(), failed)
             }
         });
@@ -254,12 +254,12 @@ async fn reset(session: &Arc<Session>, entry: &StoredEntry) -> anyhow::Result<Op
 }
 
 async fn step(
-    stage: &ReplayEnvironment,
+    environment: &ReplayEnvironment,
     session: &Arc<Session>,
     event: &StoredEvent,
 ) -> anyhow::Result<Option<Failure>> {
     let StoredEvent::Step { principal, action, calls, .. } = event else { return Ok(None) };
-    stage.tape.load(calls)?;
+    environment.tape.load(calls)?;
     let action = action.raw()?;
     let action = match session.spec().parse_action(&action) {
         Ok(action) => action,
@@ -284,14 +284,18 @@ async fn step(
 
 /// The tool of the first of these entries whose call was cut off, if something else of the episode came after
 /// it. A tool whose toolset has no state has no effect that could be unknown.
-fn unknown_effect(stage: &ReplayEnvironment, session: &Session, entries: &[StoredEntry]) -> Option<String> {
+fn unknown_effect(
+    environment: &ReplayEnvironment,
+    session: &Session,
+    entries: &[StoredEntry],
+) -> Option<String> {
     let (entry, later) = entries.split_first()?;
     let StoredEvent::Step { calls, .. } = &entry.event else { return None };
     let unknown = |call: &&StoredCall| {
         // An error without a code is the tool's own.
         let code = call.outcome.as_ref().err().and_then(|error| error.code);
         code.is_some_and(|code| code.traits().delivered == Delivered::Maybe)
-            && stage.tape.has_state(&session.toolbox().find(&call.tool))
+            && environment.tape.has_state(&session.toolbox().find(&call.tool))
     };
     let unknown = calls.iter().find(unknown)?;
     let mut episode = later.iter().take_while(|later| later.epoch == entry.epoch);
