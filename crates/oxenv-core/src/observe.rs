@@ -13,6 +13,7 @@ use crate::failure::Failure;
 ///
 /// # Behavior
 /// Every method is called from the thread that did the work, from several at once; it must not wait.
+#[expect(unused_variables, reason = "the names say what an implementation gets")]
 pub trait Observer: Send + Sync {
     /// An operation begins, for a caller with that place in a trace. Returns the operation's own
     /// place, which [`Operation::trace`] and the [`ObservedCall::trace`] of its calls repeat.
@@ -21,19 +22,19 @@ pub trait Observer: Send + Sync {
     }
 
     /// A session was made, after waiting that long for a free slot.
-    fn opened(&self, waited: Duration);
+    fn opened(&self, waited: Duration) {}
 
     /// A session could not be made.
-    fn refused(&self, failure: &Failure);
+    fn refused(&self, failure: &Failure) {}
 
     /// A session ended.
-    fn ended(&self, reason: &EndReason);
+    fn ended(&self, reason: &EndReason) {}
 
     /// A session finished an operation.
     fn operated(&self, operation: &Operation<'_>);
 
     /// A tool call ended; calls of unknown tools are not reported.
-    fn called(&self, call: &ObservedCall<'_>);
+    fn called(&self, call: &ObservedCall<'_>) {}
 }
 
 /// The operation of a session.

@@ -397,7 +397,7 @@ fn position(keyword: &str) -> KeywordValue {
 }
 
 /// How many values stand directly in another.
-fn list_length(value: &Value) -> u64 {
+pub(crate) fn list_length(value: &Value) -> u64 {
     match value {
         Value::Array(items) => items.len() as u64,
         Value::Object(members) => members.len() as u64,

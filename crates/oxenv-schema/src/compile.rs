@@ -13,7 +13,7 @@ use jsonschema::{Draft, Keyword, Retrieve, ValidationError, ValidationOptions, V
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
-use crate::analysis::{Analysis, measure};
+use crate::analysis::{Analysis, list_length, measure};
 use crate::instrument::{PART_COUNTER_KEYWORD, instrument, instrument_for_errors};
 use crate::match_cost::MatchCost;
 use crate::messages::{truncated, unknown_draft, unusable, unusable_pattern};
@@ -186,7 +186,7 @@ fn build_here(
     check_draft(schema, limits)?;
     let compilation = Arc::new(Compilation::new(purpose, limits));
     let names = compilation.names(analysis);
-    let options = options(&compilation, purpose, names.backtracks());
+    let options = options(&compilation, purpose, names.backtracks);
     let validator = compilation.finish(&options, &instrument(schema, analysis))?;
     // Without these keywords, or without references, looking for all errors takes no longer than judging.
     let for_errors = match analysis.combines && analysis.references > 0 {
@@ -277,15 +277,8 @@ impl Compilation {
         if std::ptr::from_ref(&here).addr() < self.stack_end {
             return Err(self.refuse("its parts are compiled too deep one within the other"));
         }
-        let listed: usize = part
-            .values()
-            .map(|value| match value {
-                Value::Array(items) => 1 + items.len(),
-                Value::Object(members) => 1 + members.len(),
-                _ => 1,
-            })
-            .sum();
-        let bytes = (listed as u64).saturating_mul(64 + path.len() as u64);
+        let listed: u64 = part.values().map(|value| 1 + list_length(value)).sum();
+        let bytes = listed.saturating_mul(64 + path.len() as u64);
         match self.bytes.fetch_add(bytes, Ordering::Relaxed) {
             before if before + bytes <= self.max_bytes => Ok(()),
             _ => Err(self.refuse("it refers to its parts in too many ways")),

@@ -15,11 +15,6 @@ impl MatchCost {
     /// Nothing is matched.
     pub(crate) const NO_COST: MatchCost = MatchCost { states: 0, backtracks: false };
 
-    /// Whether one of the patterns needs the engine that backtracks.
-    pub(crate) fn backtracks(self) -> bool {
-        self.backtracks
-    }
-
     /// The steps of one match, at the worst.
     pub(crate) fn steps(self, text: &str) -> u64 {
         let bytes = text.len() as u64;

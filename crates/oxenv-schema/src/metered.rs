@@ -148,7 +148,7 @@ fn charge_error(value: &Value) {
     });
 }
 
-fn charge_text(text: &str) {
+pub(crate) fn charge_text(text: &str) {
     charge(1 + text.len() as u64 / 4);
 }
 

@@ -14,7 +14,7 @@ use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson::{NFA, WhichCaptures, pikevm::PikeVM};
 
 use crate::match_cost::MatchCost;
-use crate::metered::{Metered, MeteredJson, charge, exhausted};
+use crate::metered::{Metered, MeteredJson, charge, charge_text, exhausted};
 use crate::pattern_size;
 
 /// Maximum bytes of a compiled pattern: twice what the estimate allows.
@@ -132,7 +132,7 @@ impl Automaton {
     }
 
     fn matches(&self, text: &str) -> bool {
-        charge(1 + text.len() as u64 / 4);
+        charge_text(text);
         let mut tables = self.spare_tables.lock().pop().unwrap_or_else(|| self.lazy_dfa.create_cache());
         let found = self.lazy_dfa.try_search_fwd(&mut tables, &Input::new(text).earliest(true));
         let mut spare = self.spare_tables.lock();

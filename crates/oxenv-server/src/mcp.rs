@@ -149,7 +149,7 @@ pub(crate) async fn events(
     request: Request,
 ) -> Response {
     let headers = request.headers();
-    let asks = client_protocol::names(headers, "text/event-stream")
+    let asks = client_protocol::accept_names(headers, "text/event-stream")
         || headers.contains_key(client_protocol::SESSION_ID);
     if !asks || wants_websocket(headers) {
         return not_allowed();

@@ -39,12 +39,12 @@ impl ToolTape {
     }
 
     /// Whether a tool's own toolset has a state, so that a call of it that was cut off has an unknown effect.
-    pub(super) fn has_state(&self, tool: &ResolvedTool<'_>) -> bool {
+    pub(crate) fn has_state(&self, tool: &ResolvedTool<'_>) -> bool {
         let stateful = self.stateful.lock().unwrap_or_else(PoisonError::into_inner);
         !tool.is_stateless() || tool.toolset().is_some_and(|toolset| stateful.contains(toolset))
     }
 
-    pub(super) fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         self.live
     }
 
@@ -52,7 +52,7 @@ impl ToolTape {
     ///
     /// # Errors
     /// When a blob of the record cannot be read.
-    pub(super) fn load(&self, calls: &[StoredCall]) -> Result<(), LogError> {
+    pub(crate) fn load(&self, calls: &[StoredCall]) -> Result<(), LogError> {
         let answers = calls.iter().map(|call| {
             let arguments = call.arguments.as_ref().map(StoredJson::text).transpose()?;
             let arguments = arguments.map(Cow::into_owned);
@@ -87,7 +87,7 @@ impl ToolTape {
 }
 
 /// The same environments, with tools that are answered from the tape: of the manifest's toolsets those
-/// that `upstream` names, and all of them where the environment does not promise to be deterministic.
+/// that `upstream` marks, and all of them where the environment does not promise to be deterministic.
 pub(crate) fn taped(
     inner: Arc<dyn EnvironmentFactory>,
     tape: Arc<ToolTape>,

@@ -98,15 +98,15 @@ fn judge(args: &RubricArgs) -> anyhow::Result<Arc<dyn Judge>> {
     let options = HttpJudgeOptions { key, ..HttpJudgeOptions::new(url.as_str(), model.as_str()) };
     let judge = HttpJudge::new(options).map_err(usage)?;
     Ok(match args.only_recorded {
-        true => Arc::new(CachedJudge(judge)),
+        true => Arc::new(UnaskedJudge(judge)),
         false => Arc::new(judge),
     })
 }
 
 /// A judge that is not asked any more: its earlier answers are in the cache.
-struct CachedJudge(HttpJudge);
+struct UnaskedJudge(HttpJudge);
 
-impl Judge for CachedJudge {
+impl Judge for UnaskedJudge {
     fn identity(&self) -> &str {
         self.0.identity()
     }

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation};
+use oxenv_core::{Observer, Operation};
 
 /// Maximum number of lines per second.
 const MAX_LINES_PER_SECOND: u32 = 10;
@@ -53,14 +53,6 @@ impl Observer for SlowSteps {
             "slow operation"
         );
     }
-
-    fn opened(&self, _waited: Duration) {}
-
-    fn refused(&self, _failure: &Failure) {}
-
-    fn ended(&self, _reason: &EndReason) {}
-
-    fn called(&self, _call: &ObservedCall<'_>) {}
 }
 
 impl LogWindow {

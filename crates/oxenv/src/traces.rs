@@ -12,9 +12,9 @@ use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation, TraceContext};
+use oxenv_core::{ObservedCall, Observer, Operation, TraceContext};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -146,12 +146,6 @@ impl Observer for Traces {
             attributes,
         });
     }
-
-    fn opened(&self, _waited: Duration) {}
-
-    fn refused(&self, _failure: &Failure) {}
-
-    fn ended(&self, _reason: &EndReason) {}
 }
 
 /// Unique ids: a counter, scattered by a function with a key of this process's own.
@@ -180,7 +174,9 @@ fn word(of: &impl Serialize) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use oxenv_core::OperationKind;
+    use std::time::Duration;
+
+    use oxenv_core::{Failure, OperationKind};
     use oxenv_wire::ErrorCode;
     use serde_json::json;
 

@@ -39,7 +39,7 @@ impl<'a> ClientProtocol<'a> {
             (Some(revision), _) if !REVISIONS.contains(&revision) => ClientProtocol::Unknown(revision),
             (_, Some(id)) => ClientProtocol::Session(id),
             (Some(_), None) => ClientProtocol::Bare,
-            (None, None) if names(headers, "text/event-stream") => ClientProtocol::Bare,
+            (None, None) if accept_names(headers, "text/event-stream") => ClientProtocol::Bare,
             (None, None) => ClientProtocol::Dialect,
         }
     }
@@ -58,12 +58,14 @@ pub(crate) fn takes_json(headers: &HeaderMap) -> bool {
     if headers.get(header::ACCEPT).is_some_and(|accepted| accepted == MCP_ACCEPT) {
         return true;
     }
-    names(headers, "application/json") || takes_anything(headers) || names(headers, "application/*")
+    accept_names(headers, "application/json")
+        || takes_anything(headers)
+        || accept_names(headers, "application/*")
 }
 
 /// Whether a client has no wishes about the kind of the reply.
 pub(crate) fn takes_anything(headers: &HeaderMap) -> bool {
-    !headers.contains_key(header::ACCEPT) || names(headers, "*/*")
+    !headers.contains_key(header::ACCEPT) || accept_names(headers, "*/*")
 }
 
 /// The one value of a header; nothing when it is absent, twice there or no text.
@@ -74,7 +76,7 @@ pub(crate) fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 }
 
 /// Whether the Accept header names a media type.
-pub(crate) fn names(headers: &HeaderMap, kind: &str) -> bool {
+pub(crate) fn accept_names(headers: &HeaderMap, kind: &str) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|range| {
         let essence = range.split(';').next().unwrap_or_default().trim();
