@@ -39,6 +39,7 @@ mod snapshot_room;
 mod spec;
 mod store;
 mod tape;
+mod tasks;
 mod tool_environment;
 mod tool_schemas;
 mod toolbox;
@@ -76,9 +77,10 @@ pub use snapshot::{SealedSnapshot, SnapshotKey, SnapshotKeySource};
 pub use snapshot_room::SnapshotRoom;
 pub use spec::{
     ActionSpace, CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
-    EpisodeCall, TaskError, TaskSource,
+    EpisodeCall,
 };
 pub use store::{OpenKey, SessionIds, SessionSource, SessionStore, StoreLimits, StoreStatus};
+pub use tasks::{TaskError, TaskList, TaskSource};
 pub use tool_environment::{ToolEnvironment, tool_environment};
 pub use tool_schemas::tool_schemas;
 pub use toolbox::{

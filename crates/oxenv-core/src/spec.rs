@@ -5,9 +5,8 @@
 
 use std::sync::Arc;
 
-use oxenv_wire::{Action, Json, Object, Schemas, Split, ValidationIssue};
+use oxenv_wire::{Action, Json, Object, Schemas, ValidationIssue};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::capabilities::{Capabilities, ForkMode};
 use crate::environment::{CallRecord, Environment};
@@ -15,6 +14,7 @@ use crate::failure::Failure;
 use crate::principal::Principal;
 use crate::seed::EpisodeSeeds;
 use crate::snapshot_room::SnapshotRoom;
+use crate::tasks::TaskSource;
 use crate::tool_schemas::tool_schemas;
 use crate::toolbox::Toolbox;
 use crate::work::Work;
@@ -99,33 +99,6 @@ impl EnvironmentSpec {
             ActionSpace::Typed | ActionSpace::Tools => Action::from_object(object),
         }
     }
-}
-
-/// Why a task cannot be given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TaskError {
-    /// No split has that name.
-    UnknownSplit,
-    /// The split has no task at that index.
-    OutOfRange,
-}
-
-/// Named tasks, each an object that a reset takes as arguments.
-pub trait TaskSource: Send + Sync {
-    /// The splits.
-    fn splits(&self) -> Vec<Split>;
-
-    /// How many tasks a split has.
-    ///
-    /// # Errors
-    /// [`TaskError::UnknownSplit`].
-    fn count(&self, split: &str) -> Result<usize, TaskError>;
-
-    /// One task of a split.
-    ///
-    /// # Errors
-    /// [`TaskError::UnknownSplit`], [`TaskError::OutOfRange`].
-    fn task(&self, split: &str, index: usize) -> Result<Value, TaskError>;
 }
 
 /// What a new environment gets.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Step, TaskError, TaskSource,
+    Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Step, TaskError, TaskList,
     TypedEnvironment, derive_seed, typed,
 };
 use oxenv_wire::{Split, read};
@@ -183,7 +183,7 @@ impl Tasks {
     }
 }
 
-impl TaskSource for Tasks {
+impl TaskList for Tasks {
     fn splits(&self) -> Vec<Split> {
         ["train", "validation", "test"]
             .map(|name| Split { name: name.to_owned(), kind: name.to_owned() })

@@ -15,6 +15,7 @@ use crate::environment::HostedEnvironment;
 use crate::host::{Host, HostError};
 use crate::protocol::{Created, Loaded};
 use crate::session::HostedSession;
+use crate::tasks::HostedTasks;
 use crate::toolset::{HostedToolset, tool};
 
 /// Makes sessions of a hosted environment, each in a process of its own.
@@ -37,7 +38,10 @@ impl HostedFactory {
             .map_err(|failure| HostError { message: cannot_be_made(&failure), missing_module: None })?;
         session.close();
         host.fill_up();
-        let spec = spec(name, host.loaded(), &created);
+        let mut spec = spec(name, host.loaded(), &created);
+        if created.tasks {
+            spec.tasks = Some(Arc::new(HostedTasks(Arc::clone(&host))));
+        }
         let tools: Arc<[Tool]> = created.tools.into_iter().map(tool).collect();
         let all = Arc::new(toolbox(&spec.name, &tools, None));
         Ok(HostedFactory { host, spec: Arc::new(spec), tools, all })

@@ -17,6 +17,7 @@ mod places;
 mod protocol;
 mod reload;
 mod session;
+mod tasks;
 mod template;
 mod toolset;
 mod worker;

@@ -111,6 +111,10 @@ pub(crate) enum SessionRequest<'a> {
         tool: &'a str,
         arguments: &'a RawValue,
     },
+    Task {
+        method: &'a str,
+        arguments: &'a [Value],
+    },
     Close,
 }
 
@@ -148,8 +152,20 @@ pub(crate) struct Success<'a> {
     pub(crate) observed: Option<ObservedReply<'a>>,
     #[serde(borrow)]
     pub(crate) call: Option<CallReply<'a>>,
+    pub(crate) task: Option<TaskReply>,
     #[serde(borrow)]
     pub(crate) state: Option<StateReply<'a>>,
+}
+
+/// The answer to a question about tasks.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TaskReply {
+    Value(Value),
+    /// It raised an IndexError.
+    OutOfRange,
+    /// It has no such method.
+    Unsupported,
 }
 
 /// The imported environment.
@@ -186,6 +202,8 @@ pub(crate) struct Created {
     /// Whether its actions are tool calls, and nothing else.
     pub(crate) takes_tool_calls: bool,
     pub(crate) metadata: Option<Metadata>,
+    /// Whether it has a method of OpenEnv's Task API.
+    pub(crate) tasks: bool,
 }
 
 /// A tool as the environment lists it.

@@ -15,7 +15,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use crate::host::Host;
 use crate::protocol::{
     CallReply, Created, ErrorKind, ObservedReply, PydanticIssue, Reply, SessionRequest, StateReply, Success,
-    WorkerError,
+    TaskReply, WorkerError,
 };
 use crate::worker::Worker;
 
@@ -98,6 +98,12 @@ impl HostedSession {
 
     pub(crate) fn output(&self) -> OutputLog {
         self.output.clone()
+    }
+
+    /// Asks one of the methods of OpenEnv's Task API.
+    pub(crate) async fn task(&self, request: SessionRequest<'_>) -> Result<TaskReply, Failure> {
+        let mut slot = self.worker.lock().await;
+        self.exchange(&mut slot, &request, |success| success.task).await
     }
 
     /// The state as of the last reply.

@@ -46,6 +46,7 @@ MAX_FRAME = 1 << 30
 READ_SIZE = 1 << 16
 MAX_TRACEBACK = 16 << 10
 MAX_MESSAGE = 16 << 10
+TASK_METHODS = ("list_splits", "list_tasks", "num_tasks", "get_task", "get_task_range")
 TOOL_TIMEOUT = 30.0
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -867,7 +868,7 @@ class Session:
         metadata = None
         if callable(getattr(environment, "get_metadata", None)):
             metadata = dump(environment.get_metadata())
-        tasks = callable(getattr(environment, "list_splits", None))
+        tasks = any(callable(getattr(environment, each, None)) for each in TASK_METHODS)
         takes_tool_calls = calls_tools and callable(getattr(environment, "mcp_session", None))
         takes_tool_calls = takes_tool_calls or bool(getattr(environment, "takes_tool_calls", False))
         created = {"tools": tools, "takes_tool_calls": takes_tool_calls, "metadata": metadata, "tasks": tasks}
@@ -899,16 +900,19 @@ class Session:
         return self.ok({"call": call})
 
     def do_task(self, method, arguments):
-        """One of the task methods: list_splits, list_tasks, num_tasks, get_task, get_task_range."""
-        environment = self.environment
-        function = getattr(environment, method, None)
+        """One of TASK_METHODS, with its errors as the reference takes them."""
+        function = getattr(self.environment, method, None)
         if not callable(function):
-            return error_reply("unsupported", f"{method} is not supported for this environment")
+            return b'{"ok":{"task":"unsupported"}}'
         try:
             value = self.run(function(*arguments))
-        except (IndexError, KeyError) as error:
-            return error_reply("range", str(error))
-        return b'{"ok":{"task":' + to_json(value) + b"}}"
+        except NotImplementedError:
+            return b'{"ok":{"task":"unsupported"}}'
+        except IndexError:
+            return b'{"ok":{"task":"out_of_range"}}'
+        if method == "list_splits":
+            value = [named_split(each) for each in value]
+        return b'{"ok":{"task":{"value":' + to_json(value) + b"}}}"
 
     def do_close(self):
         if self.environment is not None and callable(getattr(self.environment, "close", None)):
@@ -959,6 +963,15 @@ def is_json(value):
     except Exception:
         return False
     return True
+
+
+def named_split(split):
+    """A split as the reference shows it."""
+    if hasattr(split, "model_dump") or isinstance(split, dict):
+        return split
+    name = str(split)
+    known = isinstance(split, str) and name in ("train", "validation", "test")
+    return {"name": name, "type": name if known else "validation"}
 
 
 def plain_result(result):

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{Execution, StoreLimits, TaskError, TaskSource};
+use oxenv_core::{Execution, StoreLimits, TaskError, TaskList};
 use oxenv_server::ServerConfig;
 use oxenv_test_support::{get, post, post_text};
 use oxenv_wire::Split;
@@ -13,7 +13,7 @@ use crate::stage::{Scripted, Stage};
 
 struct Three;
 
-impl TaskSource for Three {
+impl TaskList for Three {
     fn splits(&self) -> Vec<Split> {
         vec![Split { name: "easy".to_owned(), kind: "train".to_owned() }]
     }
