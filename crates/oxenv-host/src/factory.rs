@@ -16,7 +16,7 @@ use crate::host::{Host, HostError};
 use crate::protocol::{Created, Loaded};
 use crate::session::HostedSession;
 use crate::tasks::HostedTasks;
-use crate::toolset::{HostedToolset, tool};
+use crate::toolset::{Callee, HostedToolset, tool};
 
 /// Makes sessions of a hosted environment, each in a process of its own.
 pub struct HostedFactory {
@@ -43,7 +43,7 @@ impl HostedFactory {
             spec.tasks = Some(Arc::new(HostedTasks(Arc::clone(&host))));
         }
         let tools: Arc<[Tool]> = created.tools.into_iter().map(tool).collect();
-        let all = Arc::new(toolbox(&spec.name, &tools, None));
+        let all = Arc::new(toolbox(&spec.name, &tools, Callee::NewEnvironment(Arc::clone(&host))));
         Ok(HostedFactory { host, spec: Arc::new(spec), tools, all })
     }
 
@@ -52,7 +52,7 @@ impl HostedFactory {
         let environment = Box::new(HostedEnvironment(Arc::clone(&session)));
         let listed: Vec<Tool> = created.tools.into_iter().map(tool).collect();
         let tools = if *listed == *self.tools { Arc::clone(&self.tools) } else { listed.into() };
-        let toolbox = Arc::new(toolbox(&self.spec.name, &tools, Some(session)));
+        let toolbox = Arc::new(toolbox(&self.spec.name, &tools, Callee::Session(session)));
         Ok(EnvironmentInstance::new(environment, toolbox))
     }
 }
@@ -72,7 +72,7 @@ impl EnvironmentFactory for HostedFactory {
         Work::done(Err(Failure::unsupported(says)))
     }
 
-    fn all_tools(&self) -> Arc<Toolbox> {
+    fn server_tools(&self) -> Arc<Toolbox> {
         Arc::clone(&self.all)
     }
 }
@@ -82,11 +82,11 @@ fn cannot_be_made(failure: &Failure) -> String {
     format!("the environment was imported, but cannot be made: {failure}{trace}")
 }
 
-fn toolbox(name: &str, tools: &Arc<[Tool]>, session: Option<Arc<HostedSession>>) -> Toolbox {
+fn toolbox(name: &str, tools: &Arc<[Tool]>, callee: Callee) -> Toolbox {
     if tools.is_empty() {
         return Toolbox::empty();
     }
-    let toolset = HostedToolset { name: name.to_owned(), tools: Arc::clone(tools), session };
+    let toolset = HostedToolset { name: name.to_owned(), tools: Arc::clone(tools), callee };
     Toolbox::new(vec![oxenv_core::Mount::new(Arc::new(toolset))])
 }
 

@@ -2,19 +2,29 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{CallContext, ForkMode, Scope, Toolset, Work};
+use oxenv_core::{CallContext, EnvironmentContext, Failure, ForkMode, Scope, Toolset, Work};
 use oxenv_wire::{Delivered, Tool, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
 
 use crate::environment::empty_object;
+use crate::host::Host;
 use crate::protocol::{CallReply, ListedTool, SessionRequest};
 use crate::session::{CallScore, HostedSession};
 
-/// The tools of an environment; without a session, only their list.
+/// The tools of an environment.
 pub(crate) struct HostedToolset {
     pub(crate) name: String,
     pub(crate) tools: Arc<[Tool]>,
-    pub(crate) session: Option<Arc<HostedSession>>,
+    pub(crate) callee: Callee,
+}
+
+/// What a tool call reaches.
+#[derive(Clone)]
+pub(crate) enum Callee {
+    /// The environment of a session.
+    Session(Arc<HostedSession>),
+    /// An environment that is made for the call and closed after it, as with the reference.
+    NewEnvironment(Arc<Host>),
 }
 
 /// A tool as the environment lists it.
@@ -44,7 +54,7 @@ impl Toolset for HostedToolset {
     }
 
     fn concurrent(&self) -> bool {
-        false
+        matches!(self.callee, Callee::NewEnvironment(_))
     }
 
     /// The environment does, with the texts that its users know.
@@ -62,34 +72,54 @@ impl Toolset for HostedToolset {
         tool: &'a str,
         arguments: Option<&'a RawValue>,
     ) -> Work<'a, Result<ToolResult, ToolError>> {
-        let Some(session) = &self.session else {
-            let says = "this tool belongs to an episode: name a session";
-            return Work::done(Err(ToolError::new(ToolErrorType::ExecutionError, says)));
-        };
         Work::pending(async move {
-            let given = match arguments {
-                Some(arguments) => arguments,
-                None => empty_object(),
-            };
-            let request = SessionRequest::Call { tool, arguments: given };
-            let called = session.call(request, |reply| {
-                session.keep_score(CallScore {
-                    tool: tool.to_owned(),
-                    arguments: arguments.map(ToOwned::to_owned),
-                    reward: reply.reward,
-                    done: reply.done,
-                });
-                outcome(reply)
-            });
-            match called.await {
-                Ok(outcome) => outcome,
-                Err(failure) if failure.delivered == Delivered::Yes => {
-                    Err(ToolError::new(ToolErrorType::ExecutionError, failure.message.clone()))
-                }
-                Err(failure) => Err(ToolError::new(ToolErrorType::TransportError, failure.message.clone())),
+            match &self.callee {
+                Callee::Session(session) => call_in(session, tool, arguments).await,
+                Callee::NewEnvironment(host) => call_alone(host, tool, arguments).await,
             }
         })
     }
+}
+
+/// Calls a tool in a session, which keeps the reward for its step.
+async fn call_in(
+    session: &HostedSession,
+    tool: &str,
+    arguments: Option<&RawValue>,
+) -> Result<ToolResult, ToolError> {
+    let request = SessionRequest::Call { tool, arguments: arguments.unwrap_or(empty_object()) };
+    let take = |reply: CallReply<'_>| {
+        session.keep_score(CallScore {
+            tool: tool.to_owned(),
+            arguments: arguments.map(ToOwned::to_owned),
+            reward: reply.reward,
+            done: reply.done,
+        });
+        outcome(reply)
+    };
+    session.call(request, take).await.unwrap_or_else(|failure| Err(tool_error(&failure)))
+}
+
+/// Calls a tool in an environment of its own.
+async fn call_alone(
+    host: &Arc<Host>,
+    tool: &str,
+    arguments: Option<&RawValue>,
+) -> Result<ToolResult, ToolError> {
+    let context = EnvironmentContext::new("call", 0);
+    let opened = HostedSession::open(Arc::clone(host), context).await;
+    let (session, _) = opened.map_err(|failure| tool_error(&failure))?;
+    let called = call_in(&session, tool, arguments).await;
+    session.close();
+    called
+}
+
+fn tool_error(failure: &Failure) -> ToolError {
+    let kind = match failure.delivered {
+        Delivered::Yes => ToolErrorType::ExecutionError,
+        _ => ToolErrorType::TransportError,
+    };
+    ToolError::new(kind, failure.message.clone())
 }
 
 fn outcome(reply: CallReply<'_>) -> Result<ToolResult, ToolError> {
