@@ -25,7 +25,8 @@ SECONDS_PER_TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 NAMES = ("oxenv", "oxenv-recording", "oxenv-metrics", "client", "client-stock", "openenv-client", "bare",
          "rmcp",
-         "fastmcp", "openenv-echo", "openenv-typed", "hosted-echo", "hosted-typed")
+         "fastmcp", "openenv-echo", "openenv-typed", "hosted-echo", "hosted-typed",
+         "hosted-echo-threads", "hosted-typed-threads")
 TOOLSETS, TOOLS_EACH = 50, 20
 
 
@@ -144,11 +145,14 @@ def hosted_servers(root: Path, setup: Setup, oxenv: list[str]) -> list[Server]:
     kinds = frozenset({"ws", "churn", "start"})
     classes = {"hosted-echo": ("openenv-echo", "echo_tools:EchoTools"),
                "hosted-typed": ("openenv-typed", "typed:Typed")}
+    isolations = {"": "fork", "-threads": "thread"}
     path = f"PYTHONPATH={root / 'bench' / 'peers'}"
     return [
-        Server(name, [*oxenv, served, "--max-sessions", "4096", "--python", str(setup.pythons[stock]),
-                      "--env", path], kinds, typed=name == "hosted-typed")
+        Server(name + suffix, [*oxenv, served, "--max-sessions", "4096", "--python", str(setup.pythons[stock]),
+                               "--env", path, "--isolation", isolation],
+               kinds, typed=name == "hosted-typed")
         for name, (stock, served) in classes.items()
+        for suffix, isolation in isolations.items()
         if stock in setup.pythons
     ]
 

@@ -134,17 +134,25 @@ def client_targets() -> list[Target]:
 
 
 def hosted_targets() -> list[Target]:
-    """The same environments in Python, under our server and under the stock one, on the same core."""
-    stock, typed = "of openenv 0.10.0's own server", "a hosted typed environment, `/ws`"
+    """The same environments in Python, under our server and under the stock one, on the same core.
+
+    Sessions are threads of one process, as they are in the stock server, or processes of their own.
+    """
+    return [target for suffix, kind in (("", "processes"), ("-threads", "threads"))
+            for target in hosted_targets_of(suffix, kind)]
+
+
+def hosted_targets_of(suffix: str, kind: str) -> list[Target]:
+    stock, typed = "of openenv 0.10.0's own server", f"a hosted typed environment ({kind}), `/ws`"
     return [
         Target(f"{typed} steps/s at 64 sessions, {stock}", "ws-64", RATE, "openenv-typed", at_least=3,
-               of="hosted-typed"),
+               of="hosted-typed" + suffix),
         Target(f"{typed} p99 at 64 sessions, {stock}", "ws-64", ("latency_us", "p99"), "openenv-typed",
-               at_most=0.5, of="hosted-typed"),
+               at_most=0.5, of="hosted-typed" + suffix),
         Target(f"{typed} p50 at one session, {stock}", "ws-1", P50, "openenv-typed", at_most=0.7,
-               of="hosted-typed"),
-        Target(f"a hosted MCP echo, `/ws` steps/s at 64 sessions, {stock}", "ws-64", RATE, "openenv-echo",
-               at_least=8, of="hosted-echo"),
+               of="hosted-typed" + suffix),
+        Target(f"a hosted MCP echo ({kind}), `/ws` steps/s at 64 sessions, {stock}", "ws-64", RATE,
+               "openenv-echo", at_least=8, of="hosted-echo" + suffix),
     ]
 
 

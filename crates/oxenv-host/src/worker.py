@@ -1294,14 +1294,21 @@ def client_error_text(error, tool_name):
 # Processes.
 
 
-def set_process_option(option, value):
-    """prctl, where there is one."""
+@functools.lru_cache(maxsize=None)
+def process_options():
+    """prctl, where there is one; found once, so that no forked child has to."""
     try:
         import ctypes
 
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+        return ctypes.CDLL(None).prctl
     except Exception:
-        pass
+        return None
+
+
+def set_process_option(option, value):
+    prctl = process_options()
+    if prctl is not None:
+        prctl(option, value, 0, 0, 0)
 
 
 def forget_inherited_exits():
