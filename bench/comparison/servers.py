@@ -147,9 +147,10 @@ def hosted_servers(root: Path, setup: Setup, oxenv: list[str]) -> list[Server]:
                "hosted-typed": ("openenv-typed", "typed:Typed")}
     isolations = {"": "fork", "-threads": "thread"}
     path = f"PYTHONPATH={root / 'bench' / 'peers'}"
+    common = ["--max-sessions", "4096", "--env", path]
     return [
-        Server(name + suffix, [*oxenv, served, "--max-sessions", "4096", "--python", str(setup.pythons[stock]),
-                               "--env", path, "--isolation", isolation],
+        Server(name + suffix,
+               [*oxenv, served, *common, "--python", str(setup.pythons[stock]), "--isolation", isolation],
                kinds, typed=name == "hosted-typed")
         for name, (stock, served) in classes.items()
         for suffix, isolation in isolations.items()
