@@ -3,6 +3,7 @@
 //! Invariant: what is published without a session (schemas, tools, metadata) was reported by the
 //! environment itself, once, at the start.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use oxenv_core::{
@@ -12,7 +13,7 @@ use oxenv_core::{
 use oxenv_wire::{Schemas, Tool};
 
 use crate::environment::HostedEnvironment;
-use crate::host::{Host, HostError};
+use crate::host::{Host, HostError, Isolation};
 use crate::protocol::{Created, Loaded};
 use crate::session::HostedSession;
 use crate::tasks::HostedTasks;
@@ -38,13 +39,32 @@ impl HostedFactory {
             .map_err(|failure| HostError { message: cannot_be_made(&failure), missing_module: None })?;
         session.close();
         host.fill_up();
-        let mut spec = spec(name, host.loaded(), &created);
+        let mut spec = spec(name, host.isolation(), host.loaded(), &created);
         if created.tasks {
             spec.tasks = Some(Arc::new(HostedTasks(Arc::clone(&host))));
         }
         let tools: Arc<[Tool]> = created.tools.into_iter().map(tool).collect();
         let all = Arc::new(toolbox(&spec.name, &tools, Callee::NewEnvironment(Arc::clone(&host))));
         Ok(HostedFactory { host, spec: Arc::new(spec), tools, all })
+    }
+
+    async fn copy(
+        &self,
+        context: EnvironmentContext,
+        original: CopySource<'_>,
+    ) -> Result<EnvironmentInstance, Failure> {
+        let environment: &mut dyn Any = original.environment;
+        let Some(HostedEnvironment(session)) = environment.downcast_ref() else {
+            return Err(Failure::infrastructure("the session's environment is not a hosted one"));
+        };
+        let copy = session.copy(context).await?;
+        let tools = original
+            .toolbox
+            .mounts()
+            .first()
+            .map_or_else(<Arc<[Tool]>>::default, |mount| mount.toolset.list());
+        let toolbox = Arc::new(toolbox(&self.spec.name, &tools, Callee::Session(Arc::clone(&copy))));
+        Ok(EnvironmentInstance::new(Box::new(HostedEnvironment(copy)), toolbox))
     }
 
     async fn boot(&self, context: EnvironmentContext) -> Result<EnvironmentInstance, Failure> {
@@ -64,6 +84,25 @@ impl EnvironmentFactory for HostedFactory {
 
     fn create(&self, context: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
         Work::pending(self.boot(context))
+    }
+
+    fn fork<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        original: CopySource<'a>,
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+        let name = &self.spec.name;
+        match self.host.isolation() {
+            Isolation::Fork => Work::pending(self.copy(boot, original)),
+            Isolation::Fresh => Work::done(Err(Failure::unsupported(format!(
+                "environment '{name}' cannot be forked: each of its sessions is a Python of its own \
+                 (--isolation fresh)"
+            )))),
+            Isolation::Thread => Work::done(Err(Failure::unsupported(format!(
+                "environment '{name}' cannot be forked: its sessions are threads of one process \
+                 (--isolation thread)"
+            )))),
+        }
     }
 
     fn save<'a>(&'a self, _: CopySource<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
@@ -90,7 +129,7 @@ fn toolbox(name: &str, tools: &Arc<[Tool]>, callee: Callee) -> Toolbox {
     Toolbox::new(vec![oxenv_core::Mount::new(Arc::new(toolset))])
 }
 
-fn spec(name: &str, loaded: &Loaded, created: &Created) -> EnvironmentSpec {
+fn spec(name: &str, isolation: Isolation, loaded: &Loaded, created: &Created) -> EnvironmentSpec {
     let schemas = Schemas {
         action: loaded.schemas.action.clone(),
         observation: loaded.schemas.observation.clone(),
@@ -106,7 +145,10 @@ fn spec(name: &str, loaded: &Loaded, created: &Created) -> EnvironmentSpec {
         capabilities: Capabilities {
             execution: Execution::Task,
             deterministic: false,
-            fork: ForkMode::None,
+            fork: match isolation {
+                Isolation::Fork => ForkMode::Native,
+                Isolation::Fresh | Isolation::Thread => ForkMode::None,
+            },
             snapshot: false,
             observes_calls: !created.tools.is_empty(),
             scored: false,

@@ -3,6 +3,8 @@
 //! Invariant: a spare has imported the environment and made nothing of it, so it is new to any session
 //! that takes it; no worker serves two sessions.
 
+mod copy;
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
@@ -21,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::copy::CopyError;
 use crate::frames::FrameStream;
 use crate::log_tail::LogTail;
 use crate::places::{Place, Places};

@@ -12,7 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::directory;
 use crate::limits::{AppliedLimits, Limiter};
-use crate::protocol::{WorkerLimits, WorkerPlace};
+use crate::protocol::{ShownFolder, WorkerLimits, WorkerPlace};
 
 /// The script that every worker runs.
 const WORKER_SCRIPT: &str = include_str!("worker.py");
@@ -38,6 +38,8 @@ struct Directories {
 pub(crate) struct Place {
     /// For temporary files, and then its working directory if it has its own.
     folders: Vec<Arc<Workspace>>,
+    /// Those of the process that it was copied from first, at whose paths it sees its own.
+    first: Vec<Arc<Workspace>>,
     pub(crate) limits: AppliedLimits,
 }
 
@@ -93,7 +95,28 @@ impl Places {
             if let Some(directories) = places.directories.lock().clone() {
                 folders.push(Arc::new(directories.copies.open(&name)?));
             }
-            Ok(Place { folders, limits: places.limiter.apply(number)? })
+            Ok(Place { folders, first: Vec::new(), limits: places.limiter.apply(number)? })
+        };
+        tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
+    }
+
+    /// The place of a worker that goes on from the present state of another, whose folders it gets copies
+    /// of.
+    pub(crate) async fn copy(self: &Arc<Self>, number: u64, original: &Place) -> io::Result<Place> {
+        let places = Arc::clone(self);
+        let folders = original.folders.clone();
+        let first = if original.first.is_empty() { folders.clone() } else { original.first.clone() };
+        let making = move || {
+            let name = number.to_string();
+            let mut copies = Vec::with_capacity(folders.len());
+            if let Some(temporary) = folders.first() {
+                copies.push(Arc::new(temporary.fork(&places.temporaries, &name)?));
+            }
+            if let (Some(directory), Some(directories)) = (folders.get(1), places.directories.lock().clone())
+            {
+                copies.push(Arc::new(directory.fork(&directories.copies, &name)?));
+            }
+            Ok(Place { folders: copies, first, limits: places.limiter.apply(number)? })
         };
         tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
     }
@@ -102,7 +125,7 @@ impl Places {
     pub(crate) fn template(&self, number: u64) -> io::Result<Place> {
         let mut folders = vec![Arc::new(self.temporaries.open(&format!("template-{number}"))?)];
         folders.extend(self.directories.lock().as_ref().map(|directories| Arc::clone(&directories.base)));
-        Ok(Place { folders, limits: AppliedLimits::default() })
+        Ok(Place { folders, first: Vec::new(), limits: AppliedLimits::default() })
     }
 }
 
@@ -118,7 +141,18 @@ impl Directories {
 impl Place {
     /// The place of a session that has none of its own: that of its template.
     pub(crate) fn shared() -> Self {
-        Place { folders: Vec::new(), limits: AppliedLimits::default() }
+        Place { folders: Vec::new(), first: Vec::new(), limits: AppliedLimits::default() }
+    }
+
+    /// The folders of a copy, with the paths at which it sees them.
+    pub(crate) fn shown_folders(&self) -> Vec<ShownFolder> {
+        let pairs = self.folders.iter().zip(&self.first);
+        pairs
+            .map(|(own, first)| ShownFolder {
+                path: own.path().to_owned(),
+                shown_at: first.path().to_owned(),
+            })
+            .collect()
     }
 
     /// The part of a request that names it.

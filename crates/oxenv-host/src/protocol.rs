@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use oxenv_wire::{Reward, ToolErrorType};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -75,6 +75,19 @@ pub(crate) struct WorkerPlace<'a> {
     pub(crate) groups: &'a [PathBuf],
 }
 
+/// A folder, and the path at which a process sees it; written as a pair.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ShownFolder {
+    pub(crate) path: PathBuf,
+    pub(crate) shown_at: PathBuf,
+}
+
+impl Serialize for ShownFolder {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.path, &self.shown_at).serialize(serializer)
+    }
+}
+
 /// What one worker, and what it starts, may use; absent: as much as there is.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct WorkerLimits {
@@ -114,6 +127,17 @@ pub(crate) enum SessionRequest<'a> {
     Task {
         method: &'a str,
         arguments: &'a [Value],
+    },
+    /// Fork a process that goes on from the present state and connects to a socket.
+    Copy {
+        worker: u64,
+        socket: &'a Path,
+    },
+    /// Enter the groups and folders of a copy: its first request.
+    Enter {
+        groups: &'a [PathBuf],
+        /// Folders, each with the path at which it is shown.
+        folders: &'a [ShownFolder],
     },
     Close,
 }

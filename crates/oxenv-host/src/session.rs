@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::host::Host;
+use crate::host::{CopyError, Host};
 use crate::protocol::{
     CallReply, Created, ErrorKind, ObservedReply, PydanticIssue, Reply, SessionRequest, StateReply, Success,
     TaskReply, WorkerError,
@@ -69,6 +69,44 @@ impl HostedSession {
         *slot = Some(worker);
         let request = SessionRequest::Create { seed: self.context.seed, mode: self.host.mode() };
         self.exchange(slot, &request, |success| success.created).await.map(|created| *created)
+    }
+
+    /// A session that goes on from the present state of this one. It is made to its end, even if nobody waits
+    /// for it any more.
+    pub(crate) async fn copy(self: &Arc<Self>, context: EnvironmentContext) -> Result<Arc<Self>, Failure> {
+        let original = Arc::clone(self);
+        let copying = tokio::spawn(async move { original.copy_worker(context).await });
+        copying.await.unwrap_or_else(|error| Err(Failure::infrastructure(error.to_string())))
+    }
+
+    async fn copy_worker(&self, context: EnvironmentContext) -> Result<Arc<Self>, Failure> {
+        let mut slot = self.worker.lock().await;
+        let mut original = slot.take().ok_or_else(without_process)?;
+        if let Some(file) = self.host.change_since(&original) {
+            let how = format!("was ended, because {file} has changed");
+            return Err(Failure::infrastructure(format!("the environment's process {how}")));
+        }
+        let copied = self.host.copy(&mut original).await;
+        if let Err(CopyError::Lost(error)) = copied {
+            let how = original.describe_end(&error).await;
+            return Err(Failure::infrastructure(format!("the environment's process {how}")));
+        }
+        *slot = Some(original);
+        let worker = copied.map_err(|error| match error {
+            CopyError::Refused(why) => Failure::unsupported(why),
+            CopyError::Failed(error) => Failure::infrastructure(error.message),
+            CopyError::Lost(error) => Failure::infrastructure(error.to_string()),
+        })?;
+        let output = OutputLog::default();
+        worker.log_to(output.clone());
+        Ok(Arc::new(HostedSession {
+            host: Arc::clone(&self.host),
+            context,
+            output,
+            worker: AsyncMutex::new(Some(worker)),
+            state: Mutex::new(self.state.lock().clone()),
+            scores: Mutex::default(),
+        }))
     }
 
     /// Begins an episode, in a new process if the last one has ended.
@@ -145,10 +183,7 @@ impl HostedSession {
         request: &SessionRequest<'_>,
         take: impl FnOnce(Success<'_>) -> Option<T>,
     ) -> Result<T, Failure> {
-        let Some(mut worker) = slot.take() else {
-            let says = "the environment's process has ended; reset the session to begin a new episode";
-            return Err(Failure::infrastructure(says).undelivered());
-        };
+        let mut worker = slot.take().ok_or_else(without_process)?;
         let answer = match worker.connection.exchange(request).await {
             Ok(frame) => self.read(frame, take),
             Err(error) => {
@@ -185,6 +220,11 @@ impl HostedSession {
             Err(error) => Err(unreadable(&error)),
         }
     }
+}
+
+fn without_process() -> Failure {
+    let says = "the environment's process has ended; reset the session to begin a new episode";
+    Failure::infrastructure(says).undelivered()
 }
 
 fn observed(reply: &ObservedReply<'_>) -> Observed {

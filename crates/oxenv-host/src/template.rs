@@ -58,13 +58,22 @@ impl Template {
     }
 
     fn start(&self, worker: u64, request: &TemplateRequest<'_>) -> io::Result<ExitWatch> {
-        let (ended, exit) = watch::channel(None);
         let frame = frame(request, 0)?;
-        let mut children = self.children.lock();
-        let lost = || io::Error::new(io::ErrorKind::BrokenPipe, "the template has ended");
-        children.as_mut().ok_or_else(lost)?.insert(worker, ended);
+        let exit = self.expect(worker)?;
         self.orders.send(frame).map_err(|_| lost())?;
         Ok(exit)
+    }
+
+    /// Where the end of a child will be reported that another child forks.
+    pub(crate) fn expect(&self, worker: u64) -> io::Result<ExitWatch> {
+        let (ended, exit) = watch::channel(None);
+        self.children.lock().as_mut().ok_or_else(lost)?.insert(worker, ended);
+        Ok(exit)
+    }
+
+    /// Forgets a child that was expected and not forked.
+    pub(crate) fn forget(&self, worker: u64) {
+        self.children.lock().as_mut().and_then(|children| children.remove(&worker));
     }
 
     /// Ends a child and what it started; nothing waits.
@@ -93,6 +102,10 @@ impl Template {
     pub(crate) fn last_lines(&self) -> String {
         self.process.output_tail()
     }
+}
+
+fn lost() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the template has ended")
 }
 
 /// Passes orders on until the template or its connection is gone.

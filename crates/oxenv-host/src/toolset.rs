@@ -62,6 +62,7 @@ impl Toolset for HostedToolset {
         true
     }
 
+    /// It is copied with its environment, and not by itself.
     fn fork(&self) -> ForkMode {
         ForkMode::None
     }

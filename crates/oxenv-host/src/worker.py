@@ -31,8 +31,10 @@ import os
 import random
 import re
 import select
+import selectors
 import signal
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -49,6 +51,12 @@ MAX_MESSAGE = 16 << 10
 TASK_METHODS = ("list_splits", "list_tasks", "num_tasks", "get_task", "get_task_range")
 TOOL_TIMEOUT = 30.0
 PR_SET_PDEATHSIG = 1
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MNT_DETACH = 2
 PR_SET_CHILD_SUBREAPER = 36
 # The exit status of a process that was refused memory by its limit.
 EXIT_OUT_OF_MEMORY = 98
@@ -58,6 +66,10 @@ MCP_ACTIONS = {"list_tools": "ListToolsAction", "call_tool": "CallToolAction"}
 
 class HostError(Exception):
     """The environment cannot be served; the text says why and what to do."""
+
+
+class Unsupported(Exception):
+    """What was asked for cannot be done here; the text says why."""
 
 
 class NonFiniteReward(ValueError):
@@ -789,10 +801,12 @@ def accepted(function, arguments):
 class Session:
     """One environment and the requests about it."""
 
-    def __init__(self, hosted, connection, found=(), alone=True):
+    def __init__(self, hosted, connection, found=(), alone=True, copying=None):
         self.hosted, self.connection, self.found = hosted, connection, found
         self.alone = alone
         """Whether it has the process, and with it the generators, to itself."""
+        self.copying = copying
+        """What makes copies of its process; None where it cannot be forked."""
         self.environment = self.loop = self.mcp = self.reset = self.step = None
 
     def serve(self):
@@ -802,7 +816,10 @@ class Session:
             if request is None:
                 return
             operation = request.pop("op", None)
-            self.connection.send(self.answer(operation, request))
+            asked = self.connection
+            reply = self.answer(operation, request)
+            if self.connection is asked:
+                asked.send(reply)
             if operation == "close":
                 return
 
@@ -814,6 +831,8 @@ class Session:
             return handler(**request)
         except HostError as error:
             return error_reply("host", str(error))
+        except Unsupported as error:
+            return error_reply("unsupported", str(error))
         except SystemExit:
             raise
         except BaseException as error:
@@ -841,6 +860,20 @@ class Session:
 
     def do_ping(self):
         """The server asks whether this process runs."""
+        return b'{"ok":{}}'
+
+    def do_copy(self, worker, socket):
+        """Forks a process that goes on from here and connects to a socket; in it, replaces the connection."""
+        if self.copying is None:
+            raise Unsupported("the environment cannot be forked: its process has not been forked itself")
+        copied = self.copying.copy(worker, socket, self.connection, self.loop)
+        if copied is not None:
+            self.connection = copied
+        return b'{"ok":{}}'
+
+    def do_enter(self, groups=(), folders=()):
+        """Enters the groups and the folders of a copy."""
+        self.copying.enter(groups, folders)
         return b'{"ok":{}}'
 
     def do_create(self, seed, mode=None):
@@ -1346,9 +1379,9 @@ def write_to(address):
     log.close()
 
 
-def become_session(hosted, found, request):
+def become_session(hosted, found, request, copying):
     """Turns a forked child into the worker of one session; does not return."""
-    run_to_end(lambda: Session(hosted, enter_session(request), found).serve())
+    run_to_end(lambda: Session(hosted, enter_session(request), found, copying=copying).serve())
 
 
 def run_to_end(serve):
@@ -1391,11 +1424,16 @@ def memory_is_limited():
     return resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
 
 
-def prepare_place(request):
-    """Enters the session's own groups and folder, and takes its limits."""
-    for group in request.get("groups") or ():
+def enter_groups(groups):
+    """Enters control groups."""
+    for group in groups:
         with open(group, "w", encoding="ascii") as file:
             file.write("0")
+
+
+def prepare_place(request):
+    """Enters the session's own groups and folder, and takes its limits."""
+    enter_groups(request.get("groups") or ())
     temporary = request.get("temporary")
     if temporary:
         os.environ["TMPDIR"] = temporary
@@ -1420,6 +1458,220 @@ def prepare_place(request):
             resource.setrlimit(kinds[name], (min(value, last), last))
 
 
+def open_descriptors():
+    """The descriptors of this process, each with what it leads to."""
+    found = set()
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        try:
+            found.add((int(name), os.readlink("/proc/self/fd/" + name)))
+        except OSError:
+            # The listing's own.
+            pass
+    return found
+
+
+def shared_memory():
+    """The parts of memory that a child would write to together with this process."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+            lines = [line.split(maxsplit=5) for line in file]
+    except OSError:
+        return set()
+    return {(each[0], each[-1].strip()) for each in lines if "w" in each[1] and each[1].endswith("s")}
+
+
+def event_loops(own):
+    """The event loops of this process that are not closed."""
+    found = [each for each in gc.get_objects() if issubclass(type(each), asyncio.AbstractEventLoop)]
+    loops = {id(each): each for each in [own, *found] if each is not None and not each.is_closed()}
+    for loop in loops.values():
+        if not isinstance(loop, asyncio.selector_events.BaseSelectorEventLoop):
+            raise Unsupported(f"the environment cannot be forked: its event loop is a {type(loop).__name__}")
+    return list(loops.values())
+
+
+def descriptors_of(loops):
+    return {each.fileno() for loop in loops for each in (loop._selector, loop._ssock, loop._csock)}
+
+
+def renew_loop(loop):
+    """Gives an event loop descriptors of its own."""
+    old, woken = loop._selector, loop._ssock.fileno()
+    loop._selector = selectors.DefaultSelector()
+    for key in list(old.get_map().values()):
+        if key.fd != woken:
+            loop._selector.register(key.fileobj, key.events, key.data)
+    old.close()
+    loop._close_self_pipe()
+    loop._make_self_pipe()
+
+
+def mount_folders(folders, mounted):
+    """Shows each folder to this process alone at another's path, instead of what is mounted there."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def refused(what):
+        raise Unsupported(f"the environment cannot be forked: {what}: {os.strerror(ctypes.get_errno())}")
+
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(CLONE_NEWNS) != 0:
+        if libc.unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0:
+            refused("it has folders of its own, and this machine allows no mount namespace (unshare)")
+        maps = {"setgroups": "deny", "uid_map": f"{user} {user} 1", "gid_map": f"{group} {group} 1"}
+        for name, text in maps.items():
+            with open("/proc/self/" + name, "w", encoding="ascii") as file:
+                file.write(text)
+    if libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) != 0:
+        refused("its mounts cannot be made private")
+    for source, shown_at in folders:
+        # A mount on the other would go with the other's folder.
+        if mounted and libc.umount2(shown_at.encode(), MNT_DETACH) != 0:
+            refused(f"{shown_at} cannot be unmounted")
+        if libc.mount(source.encode(), shown_at.encode(), None, MS_BIND, None) != 0:
+            refused(f"its copy of {shown_at} cannot be mounted")
+
+
+class OpenFile:
+    """A file or folder that is open, and how to open it again."""
+
+    def __init__(self, descriptor, path):
+        self.descriptor, self.path = descriptor, path
+        self.about = os.fstat(descriptor)
+        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+            fields = dict(line.split(maxsplit=1) for line in file if ":" in line)
+        self.position, self.flags = int(fields["pos:"]), int(fields["flags:"], 8)
+
+    def reopen(self, folders):
+        """Opens what is at its path now; the same file, unless that is in one of the folders."""
+        try:
+            again = os.open(self.path, self.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC))
+        except OSError as error:
+            raise Unsupported(f"the environment cannot be forked: it has {self.path} open: {error}") from None
+        own = any(self.path.startswith(folder + "/") for folder in folders)
+        if not own and not os.path.samestat(self.about, os.fstat(again)):
+            says = f"it has a file open that was {self.path}, which is another file now"
+            raise Unsupported(f"the environment cannot be forked: {says}")
+        if stat.S_ISREG(self.about.st_mode):
+            os.lseek(again, self.position, os.SEEK_SET)
+        os.dup2(again, self.descriptor, inheritable=not self.flags & os.O_CLOEXEC)
+        os.close(again)
+
+
+class Copying:
+    """Makes a process that goes on from the present state of a session's process.
+
+    The copy is a child of the template, as every session's process is: the process between the two tells the
+    template its number, and ends. What the kernel would let both share is opened again, or the copy is
+    refused.
+    """
+
+    def __init__(self, adoption, descriptors, memory):
+        self.adoption = adoption
+        """The pipe to the template."""
+        self.descriptors, self.memory = descriptors, memory
+        """What all sessions have from their template."""
+        self.files = []
+        self.mounted = False
+        """Whether this process is a copy, which has folders mounted."""
+
+    def copy(self, worker, address, connection, own_loop):
+        """The connection of the copy, in the copy; None in the original."""
+        loops = event_loops(own_loop)
+        known = {connection.sock.fileno(), self.adoption, 0, 1, 2} | descriptors_of(loops)
+        self.files = self.open_files(known)
+        flush_output()
+        template, state = os.getppid(), random.getstate()
+        # A process without a parent becomes a child of the template, and not of this one.
+        set_process_option(PR_SET_CHILD_SUBREAPER, 0)
+        try:
+            between = os.fork()
+            if between == 0:
+                self.fork_again(worker)
+            else:
+                _, status = os.waitpid(between, 0)
+        finally:
+            set_process_option(PR_SET_CHILD_SUBREAPER, 1)
+        if between != 0:
+            if status != 0:
+                raise HostError("the process between the original and its copy could not fork")
+            return None
+        become_child_of(template)
+        # Python reseeds its generator in each child.
+        random.setstate(state)
+        connection.sock.close()
+        for loop in loops:
+            renew_loop(loop)
+        copied = Connection(connect(address))
+        write_to(address)
+        return copied
+
+    def open_files(self, known):
+        """The files that have to be opened again. Refuses what two processes cannot both have."""
+
+        def refuse(why):
+            raise Unsupported("the environment cannot be forked: " + why)
+
+        threads, started = thread_count(), children()
+        if threads > 1:
+            refuse(f"it runs {threads} threads")
+        if started:
+            numbers = ", ".join(map(str, sorted(started)))
+            refuse(f"it has started processes that still run ({numbers})")
+        if shared_memory() - self.memory:
+            refuse("it shares memory with other processes")
+        files = []
+        for descriptor, target in open_descriptors() - self.descriptors:
+            if descriptor in known:
+                continue
+            kind = os.fstat(descriptor).st_mode
+            if target.endswith(" (deleted)"):
+                refuse(f"it has a deleted file open: {target}")
+            elif target.startswith("/") and (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                files.append(OpenFile(descriptor, target))
+            elif not stat.S_ISCHR(kind):
+                refuse(f"it has a {target.split(':')[0]} open (descriptor {descriptor})")
+        return files
+
+    def fork_again(self, worker):
+        """Returns in the copy alone."""
+        status = 1
+        try:
+            pid = os.fork()
+            if pid == 0:
+                return
+            os.write(self.adoption, f"{worker} {pid}\n".encode())
+            status = 0
+        except OSError:
+            pass
+        os._exit(status)
+
+    def enter(self, groups, folders):
+        """Enters the copy's groups, and shows it its folders at the paths of the original's."""
+        enter_groups(groups)
+        if folders:
+            directory = os.getcwd()
+            mount_folders(folders, self.mounted)
+            self.mounted = True
+            # By its path, and not as the folder that was there.
+            os.chdir(directory)
+        for each in self.files:
+            each.reopen([path for _, path in folders])
+        self.files = []
+
+
+def become_child_of(template):
+    """Waits until the template is the parent, and ends with it."""
+    between = os.getppid()
+    while between != template and os.getppid() == between:
+        os.sched_yield()
+    set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != template:
+        os._exit(1)
+    os.setsid()
+
+
 class Template:
     """The process that has imported the environment and forks a child for each session."""
 
@@ -1429,6 +1681,11 @@ class Template:
         self.found = []
         self.workers = {}
         self.own = set()
+        self.adopted, self.adoption = os.pipe()
+        """Sessions write here which process is the copy that they have made."""
+        for descriptor in (self.adopted, self.adoption):
+            os.set_blocking(descriptor, False)
+        self.descriptors, self.memory = set(), set()
         self.ended = collections.deque()
         """Threads that ended: the main thread reports them."""
 
@@ -1437,6 +1694,7 @@ class Template:
         described = self.hosted.describe()
         self.found = generators()
         self.own = children()
+        self.descriptors, self.memory = open_descriptors(), shared_memory()
         gc.collect()
         gc.freeze()
         return described
@@ -1508,10 +1766,22 @@ class Template:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.connection.sock.close()
-            become_session(self.hosted, self.found, request)
+            copying = Copying(self.adoption, self.descriptors, self.memory)
+            become_session(self.hosted, self.found, request, copying)
         self.workers[pid] = request["worker"]
 
+    def adopt(self):
+        """Notes the copies that sessions have made of themselves: they are this process's children."""
+        try:
+            lines = os.read(self.adopted, READ_SIZE).decode()
+        except BlockingIOError:
+            return
+        for line in lines.splitlines():
+            worker, pid = line.split()
+            self.workers[int(pid)] = int(worker)
+
     def kill(self, worker):
+        self.adopt()
         for pid, each in self.workers.items():
             if each == worker:
                 kill_process(pid)
@@ -1524,6 +1794,7 @@ class Template:
                 return
             if pid == 0:
                 return
+            self.adopt()
             worker = self.workers.pop(pid, None)
             if worker is not None:
                 self.kill_orphans()
@@ -1531,7 +1802,13 @@ class Template:
 
     def kill_orphans(self):
         """Ends what an ended worker has left: a living one is the parent of all that it started."""
-        while orphans := children() - self.own - self.workers.keys():
+        while True:
+            living = children()
+            # A copy is noted before it becomes a child of this process.
+            self.adopt()
+            orphans = living - self.own - self.workers.keys()
+            if not orphans:
+                return
             for pid in orphans:
                 kill_process(pid)
                 try:

@@ -65,6 +65,18 @@ impl Worker {
         self.generation
     }
 
+    /// The template whose child it is, and to whom a copy of it would belong.
+    pub(crate) fn forked_by(&self) -> Option<&Arc<Template>> {
+        match &self.process {
+            WorkerProcess::Forked { template, .. } => Some(template),
+            WorkerProcess::Thread { .. } | WorkerProcess::Own(_) => None,
+        }
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Whether its process has ended already.
     pub(crate) fn has_ended(&self) -> bool {
         match &self.process {
