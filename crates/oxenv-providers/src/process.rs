@@ -7,6 +7,7 @@ mod registry;
 
 use std::ffi::OsString;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -27,6 +28,11 @@ use crate::spec::{InstanceSpec, ListenAddress};
 use crate::validate::{self, invalid_spec};
 use handle::{AttachedProcess, DetachedProcess, log_tail};
 use registry::{InstanceRecord, InstanceRegistry, RecordGuard, SupervisorId};
+
+/// Ports below those that Linux assigns by itself (ip_local_port_range).
+const UNASSIGNED_PORTS: Range<u16> = 20_000..32_768;
+/// Ports that are tried before the kernel is asked for one.
+const MAX_TRIED_PORTS: usize = 64;
 
 /// Where commands are looked for by default.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -335,9 +341,17 @@ fn fill_placeholders(word: &OsString, address: &LocalAddress) -> OsString {
     }
 }
 
-/// A port that is free now.
+/// A port that is free now. The kernel gives those of [`UNASSIGNED_PORTS`] to nobody who does not name one, so
+/// that none of the many connections of a machine takes it before the server does.
 fn free_port() -> io::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let count = u128::from(UNASSIGNED_PORTS.end - UNASSIGNED_PORTS.start);
+    let first = u16::try_from(Uuid::new_v4().as_u128() % count).unwrap_or_default();
+    let mut tried = (UNASSIGNED_PORTS.start + first..UNASSIGNED_PORTS.end).take(MAX_TRIED_PORTS);
+    match tried.find(is_free) {
+        Some(port) => Ok(port),
+        None => Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port()),
+    }
 }
 
 fn command_line(command: &[OsString]) -> String {
