@@ -18,12 +18,18 @@ HEADERS = {
     "fastmcp": "fastmcp 4.1.6",
     "openenv-echo": "openenv 0.10.0 echo (MCP tools)",
     "openenv-typed": "openenv 0.10.0 typed",
+    "hosted-echo": "its echo under oxenv, a process each",
+    "hosted-typed": "its typed under oxenv, a process each",
+    "hosted-echo-threads": "its echo under oxenv, a thread each",
+    "hosted-typed-threads": "its typed under oxenv, a thread each",
 }
-# Measurements that compare variants of oxenv or of its clients: the title of each.
+# Measurements that compare variants of one thing: the title of each.
 VARIANTS = {
     "hooks": {"oxenv": "without", "oxenv-recording": "with `--record`", "oxenv-metrics": "with `--metrics`"},
     "client-64": {"oxenv": "raw", "client": "Rust client", "client-stock": "Rust client, stock dialect"},
     "client-many-64": {"oxenv": "raw", "client": "Rust client"},
+    "pages": {"openenv-pages": "openenv 0.10.0", "hosted-pages": "under oxenv, a process each",
+              "hosted-pages-threads": "under oxenv, a thread each"},
 }
 # Measurements by a program of their own: the title of the table, and its figures.
 PROGRAM_FIGURES = {

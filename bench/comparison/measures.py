@@ -48,6 +48,7 @@ MEASURES = [
     Measure("ws-16", "ws", 16, "`/ws` step, 16 sessions"),
     Measure("ws-64", "ws", 64, "`/ws` step, 64 sessions"),
     Measure("ws-256", "ws", 256, "`/ws` step, 256 sessions"),
+    Measure("pages", "pages", 16, "`/ws` step with an observation of 100 KB, 16 sessions", ("ws",)),
     Measure("mcp", "mcp", 32, "`POST /mcp` tools/call, OpenEnv's dialect, 32 connections"),
     Measure("http", "http", 32, "`POST /step`, 32 connections"),
     Measure("churn", "churn", 16, "connect + reset + step + close, 16 at a time"),

@@ -25,8 +25,8 @@ SECONDS_PER_TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 NAMES = ("oxenv", "oxenv-recording", "oxenv-metrics", "client", "client-stock", "openenv-client", "bare",
          "rmcp",
-         "fastmcp", "openenv-echo", "openenv-typed", "hosted-echo", "hosted-typed",
-         "hosted-echo-threads", "hosted-typed-threads")
+         "fastmcp", "openenv-echo", "openenv-typed", "openenv-pages", "hosted-echo", "hosted-typed",
+         "hosted-pages", "hosted-echo-threads", "hosted-typed-threads", "hosted-pages-threads")
 TOOLSETS, TOOLS_EACH = 50, 20
 
 
@@ -133,26 +133,32 @@ def python_servers(root: Path, setup: Setup) -> list[Server]:
         "openenv-echo": ("echo_tools.py", every),
         "openenv-typed": ("typed.py", every - {"mcp"}),
     }
-    return [
+    servers = [
         Server(name, [str(python), str(root / "bench" / "peers" / scripts[name][0]), "--port", "{port}"],
                scripts[name][1], has_health=name != "fastmcp", typed=name == "openenv-typed")
         for name, python in setup.pythons.items()
     ]
+    pages = [
+        Server("openenv-pages", [*each.command, "--pages"], frozenset({"pages"}), typed=True)
+        for each in servers if each.name == "openenv-typed"
+    ]
+    return servers + pages
 
 
 def hosted_servers(root: Path, setup: Setup, oxenv: list[str]) -> list[Server]:
     """The environments of the stock servers under ours, with the same Python."""
-    kinds = frozenset({"ws", "churn", "start"})
-    classes = {"hosted-echo": ("openenv-echo", "echo_tools:EchoTools"),
-               "hosted-typed": ("openenv-typed", "typed:Typed")}
+    kinds = frozenset({"ws", "churn", "start", "idle"})
+    classes = {"hosted-echo": ("openenv-echo", "echo_tools:EchoTools", kinds),
+               "hosted-typed": ("openenv-typed", "typed:Typed", kinds),
+               "hosted-pages": ("openenv-typed", "typed:Pages", frozenset({"pages"}))}
     isolations = {"": "fork", "-threads": "thread"}
     path = f"PYTHONPATH={root / 'bench' / 'peers'}"
     common = ["--max-sessions", "4096", "--env", path]
     return [
         Server(name + suffix,
                [*oxenv, served, *common, "--python", str(setup.pythons[stock]), "--isolation", isolation],
-               kinds, typed=name == "hosted-typed")
-        for name, (stock, served) in classes.items()
+               kinds, idle_sessions=1000, typed=name != "hosted-echo")
+        for name, (stock, served, kinds) in classes.items()
         for suffix, isolation in isolations.items()
         if stock in setup.pythons
     ]

@@ -153,7 +153,20 @@ def hosted_targets_of(suffix: str, kind: str) -> list[Target]:
                of="hosted-typed" + suffix),
         Target(f"a hosted MCP echo ({kind}), `/ws` steps/s at 64 sessions, {stock}", "ws-64", RATE,
                "openenv-echo", at_least=8, of="hosted-echo" + suffix),
+        Target(f"a hosted observation of 100 KB ({kind}), `/ws` steps/s at 16 sessions, {stock}", "pages",
+               RATE, "openenv-pages", at_least=3, of="hosted-pages" + suffix),
+        memory_target(suffix, kind),
     ]
+
+
+def memory_target(suffix: str, kind: str) -> Target:
+    """1,000 sessions are held here, and by the stock server as many as it measures at."""
+    what = f"an idle session of a hosted typed environment ({kind})"
+    if suffix:
+        return Target(f"{what}, memory, of openenv 0.10.0's own server", "idle", ("bytes_per_session",),
+                      "openenv-typed", at_most=1, of="hosted-typed" + suffix)
+    return Target(f"{what}, memory", "idle", ("bytes_per_session",), None, at_most=3_000_000, unit=" bytes",
+                  of="hosted-typed" + suffix)
 
 
 TARGETS = [

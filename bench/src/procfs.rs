@@ -6,7 +6,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::Serialize;
 
 const TICKS_PER_SECOND: u64 = 100;
@@ -14,27 +14,58 @@ const TICKS_PER_SECOND: u64 = 100;
 /// CPU time that a process used during a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct CpuUsage {
-    /// User and system time of all threads, in seconds.
+    /// User and system time of all threads, and of the processes that it started, in seconds.
     pub(crate) cpu_s: f64,
     /// `cpu_s` as a share of one core.
     pub(crate) cpu_share: f64,
 }
 
-/// User and system time of a process so far, including threads that have ended.
+/// User and system time of a process and of all that it has started so far, including what has ended.
 pub(crate) fn cpu_time(pid: &str) -> anyhow::Result<Duration> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let ticks = parse_cpu_ticks(&stat).with_context(|| format!("cannot understand {path}"))?;
+    // One that has ended meanwhile is counted by its parent.
+    let of_started = |pid: u32| cpu_ticks(&pid.to_string()).ok();
+    let ticks = cpu_ticks(pid)? + descendants(pid)?.into_iter().filter_map(of_started).sum::<u64>();
     Ok(Duration::from_millis(ticks * (1000 / TICKS_PER_SECOND)))
 }
 
-/// The resident memory of a process in bytes.
+fn cpu_ticks(pid: &str) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    parse_cpu_ticks(&stat).with_context(|| format!("cannot understand {path}"))
+}
+
+/// The resident memory of a process in bytes; with that of the processes that it has started, where there are
+/// any, and what they share counted once.
 ///
 /// `smaps_rollup` counts pages; `statm` is an estimate in newer kernels.
 pub(crate) fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+    let started = descendants(&pid.to_string())?;
+    if started.is_empty() {
+        return memory(pid, "Rss:");
+    }
+    // One that has ended meanwhile has no memory any more.
+    let of_started = started.into_iter().filter_map(|pid| memory(pid, "Pss:").ok()).sum::<u64>();
+    Ok(memory(pid, "Pss:")? + of_started)
+}
+
+fn memory(pid: u32, kind: &str) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let rollup = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    parse_resident_bytes(&rollup).with_context(|| format!("cannot understand {path}"))
+    parse_memory(&rollup, kind).with_context(|| format!("cannot understand {path}"))
+}
+
+/// The processes that a process has started, and those that these have started.
+fn descendants(pid: &str) -> anyhow::Result<Vec<u32>> {
+    let path = format!("/proc/{pid}/task");
+    let mut found = Vec::new();
+    for task in fs::read_dir(&path).with_context(|| format!("cannot read {path}"))?.flatten() {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok()) {
+            found.push(child);
+            found.extend(descendants(&child.to_string()).unwrap_or_default());
+        }
+    }
+    Ok(found)
 }
 
 impl CpuUsage {
@@ -45,17 +76,19 @@ impl CpuUsage {
     }
 }
 
-/// utime and stime, fields 14 and 15 of proc_pid_stat(5). The name, field 2, can contain spaces and brackets.
+/// utime, stime, and those of children that have ended: fields 14 to 17 of proc_pid_stat(5). The name, field
+/// 2, can contain spaces and brackets.
 fn parse_cpu_ticks(stat: &str) -> anyhow::Result<u64> {
     let (_, after_name) = stat.rsplit_once(')').context("no process name")?;
     let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
-    let &[utime, stime] = fields.get(11..13).context("too few fields")? else { bail!("too few fields") };
-    Ok(utime.parse::<u64>()? + stime.parse::<u64>()?)
+    let times = fields.get(11..15).context("too few fields")?;
+    times.iter().map(|time| Ok(time.parse::<u64>()?)).sum()
 }
 
-fn parse_resident_bytes(rollup: &str) -> anyhow::Result<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).context("no `Rss:` line")?;
-    let kilobytes = line.trim().strip_suffix("kB").context("`Rss:` is not in kB")?;
+fn parse_memory(rollup: &str, kind: &str) -> anyhow::Result<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix(kind));
+    let line = line.with_context(|| format!("no `{kind}` line"))?;
+    let kilobytes = line.trim().strip_suffix("kB").with_context(|| format!("`{kind}` is not in kB"))?;
     Ok(kilobytes.trim().parse::<u64>()? * 1024)
 }
 
@@ -65,10 +98,10 @@ mod tests {
 
     #[test]
     fn cpu_time_is_read_behind_any_name() {
-        let plain = "42 (oxenv) S 1 42 42 0 -1 4194560 900 0 0 0 123 45 0 0 20 0 3 0 5000 1 2";
-        assert_eq!(parse_cpu_ticks(plain).unwrap(), 168);
+        let plain = "42 (oxenv) S 1 42 42 0 -1 4194560 900 0 0 0 123 45 6 1 20 0 3 0 5000 1 2";
+        assert_eq!(parse_cpu_ticks(plain).unwrap(), 175);
         let odd = plain.replace("(oxenv)", "(a) 1 (b 2)");
-        assert_eq!(parse_cpu_ticks(&odd).unwrap(), 168);
+        assert_eq!(parse_cpu_ticks(&odd).unwrap(), 175);
     }
 
     #[test]
@@ -76,13 +109,14 @@ mod tests {
         for line in ["", "42 (x", "42 (x) S 1 2 3", "42 (x) S 1 2 3 4 5 6 7 8 9 10 a b 0"] {
             assert!(parse_cpu_ticks(line).is_err(), "{line}");
         }
-        assert!(parse_resident_bytes("Pss: 1 kB").is_err());
+        assert!(parse_memory("Pss: 1 kB", "Rss:").is_err());
     }
 
     #[test]
     fn resident_memory_is_bytes() {
         let rollup = "5581-7ffe ---p 0 00:00 0 [rollup]\nRss:                2984 kB\nPss: 7 kB\n";
-        assert_eq!(parse_resident_bytes(rollup).unwrap(), 2984 * 1024);
+        assert_eq!(parse_memory(rollup, "Rss:").unwrap(), 2984 * 1024);
+        assert_eq!(parse_memory(rollup, "Pss:").unwrap(), 7 * 1024);
     }
 
     #[test]
