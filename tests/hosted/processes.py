@@ -26,7 +26,7 @@ def command_of(pid):
         return file.read()
 
 
-def wait_until(holds, seconds=10.0):
+def wait_until(holds, seconds=60.0):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "not within its time"

@@ -122,7 +122,7 @@ CALLS = [
     ("runs_a_loop", {"seconds": 0}),
     ("waits", {"seconds": 0}),
     ("waits", {"seconds": 30}),
-    ("sleeps", {"seconds": 1}),
+    ("sleeps", {"seconds": 5}),
     ("text", {"word": "after"}),
     ("hides", {"name": "text"}),
     ("text", {}),

@@ -88,7 +88,7 @@ class ToolResults(MCPEnvironment):
         raise ValueError("tools alone")
 
     async def step_async(self, action: Action, timeout_s: float | None = None, **kwargs: Any) -> Observation:
-        return await super().step_async(action, timeout_s=0.4, **kwargs)
+        return await super().step_async(action, timeout_s=3.0, **kwargs)
 
     @property
     def state(self) -> State:
