@@ -2,15 +2,13 @@
 //!
 //! Invariant: stdout holds the result and nothing else.
 
-use std::time::Duration;
-
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::client::ConnectionArgs;
 use crate::output::print;
-use crate::values::{duration, object};
+use crate::values::object;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -27,18 +25,13 @@ pub(crate) struct CallArgs {
     /// Print the whole result, not only its data
     #[arg(long)]
     pub(crate) json: bool,
-    /// How long to wait
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
-    pub(crate) timeout: Duration,
-    /// The token, if the server wants one; otherwise the one in the URL, `http://oxenv:TOKEN@HOST`, or
-    /// OXENV_TOKEN
-    #[arg(long, value_name = "TOKEN")]
-    pub(crate) token: Option<String>,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
 }
 
 pub(crate) async fn run(args: &CallArgs) -> anyhow::Result<()> {
     let arguments = object("the arguments", &args.arguments)?;
-    let client = Client::new(&args.url, args.timeout, args.token.as_deref())?;
+    let client = args.connection.client(&args.url)?;
     let path = if client.has_path() { "" } else { "/mcp" };
     let request = json!({
         "jsonrpc": "2.0", "id": 1, "method": "tools/call",

@@ -12,7 +12,6 @@ mod suite;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -21,10 +20,9 @@ use serde_json::Value;
 
 use crate::assemble;
 use crate::assemble::ToolArgs;
-use crate::client::Client;
+use crate::client::ConnectionArgs;
 use crate::exit::usage;
 use crate::output::print;
-use crate::values::duration;
 use crate::values::object;
 use report::CheckReport;
 use rules::DeclaredCapabilities;
@@ -63,12 +61,8 @@ pub(crate) struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// How long to wait for a reply
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
-    timeout: Duration,
-    /// The token, if the server wants one [default: the one in the URL, or OXENV_TOKEN]
-    #[arg(long, value_name = "TOKEN")]
-    token: Option<String>,
+    #[command(flatten)]
+    connection: ConnectionArgs,
 }
 
 /// The actions to try.
@@ -87,7 +81,7 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
     let plan = CheckPlan { actions, episodes: args.episodes, seed: args.seed };
     let report = match args.environment.contains("://") {
         true => {
-            let client = Client::new(&args.environment, args.timeout, args.token.as_deref())?;
+            let client = args.connection.client(&args.environment)?;
             let promises = DeclaredCapabilities { deterministic: !args.nondeterministic };
             suite::over_the_wire(Arc::new(client), &plan, promises).await?
         }
@@ -97,7 +91,7 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
             let upstream = std::mem::take(&mut served.upstream);
             let seeded = std::mem::take(&mut served.seeded);
             let factory = Arc::clone(&served.factory);
-            let local = Local { factory, upstream, seeded, timeout: args.timeout };
+            let local = Local { factory, upstream, seeded, timeout: args.connection.timeout };
             let report = suite::in_process(local, &plan).await;
             served.close(pending()).await;
             report?

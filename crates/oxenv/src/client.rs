@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use clap::Args;
 use percent_encoding::percent_decode_str;
 use reqwest::header::{
     AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
@@ -25,12 +26,42 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::env;
 use crate::exit::{Problem, usage};
+use crate::values::duration;
 
 /// Largest reply that is read, in bytes.
 const MAX_REPLY: usize = 100 << 20;
 
 /// An open WebSocket.
 pub(crate) type Socket = WebSocketStream<Upgraded>;
+
+/// How a command speaks to a server.
+#[derive(Args)]
+pub(crate) struct ConnectionArgs {
+    /// How long to wait for a reply
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    token: ClientTokenArgs,
+}
+
+/// A client's token.
+#[derive(Args)]
+pub(crate) struct ClientTokenArgs {
+    /// The token, if the server wants one; otherwise the one in the URL, `http://oxenv:TOKEN@HOST`, or
+    /// OXENV_TOKEN
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+}
+
+impl ConnectionArgs {
+    /// A client of the server at a URL.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub(crate) fn client(&self, url: &str) -> anyhow::Result<Client> {
+        Client::new(url, self.timeout, self.token.token.as_deref())
+    }
+}
 
 /// A server, or a place below one, that requests are sent to.
 pub(crate) struct Client {

@@ -2,16 +2,13 @@
 //!
 //! Invariant: stdout holds what they wrote and nothing else; control characters are escaped there.
 
-use std::time::Duration;
-
 use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
-use crate::client::Client;
+use crate::client::ConnectionArgs;
 use crate::output::{print, printable};
 use crate::settings;
-use crate::values::duration;
 
 /// Whose output to print.
 #[derive(Args)]
@@ -28,18 +25,13 @@ pub(crate) struct LogsArgs {
     /// Print the server's reply as JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// How long to wait
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
-    pub(crate) timeout: Duration,
-    /// The token, if the server wants one; otherwise the one in the URL, `http://oxenv:TOKEN@HOST`, or
-    /// OXENV_TOKEN
-    #[arg(long, value_name = "TOKEN")]
-    pub(crate) token: Option<String>,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
 }
 
 pub(crate) async fn run(args: &LogsArgs) -> anyhow::Result<()> {
     let url = settings::url_or_default(args.url.as_deref())?;
-    let client = Client::new(&url, args.timeout, args.token.as_deref())?;
+    let client = args.connection.client(&url)?;
     let text = client.get(&format!("/sessions/{}/logs", args.session)).await?;
     let log: Value = serde_json::from_str(&text).with_context(|| format!("the reply is not JSON: {text}"))?;
     if args.json {

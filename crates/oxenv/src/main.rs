@@ -35,6 +35,7 @@ mod rubrics;
 mod serve;
 mod settings;
 mod shown_command;
+mod signals;
 mod slow_steps;
 mod snapshot_key;
 mod step;

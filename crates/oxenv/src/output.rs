@@ -1,7 +1,7 @@
 //! What commands print.
 //!
-//! Entry points: [`print()`] for stdout, [`printable`] for errors that quote others,
-//! [`in_shell`] for commands to be run.
+//! Entry points: [`print()`] for stdout, [`counted`] for numbers of things, [`printable`] for errors that quote
+//! others, [`in_shell`] for commands to be run.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -30,6 +30,12 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
+}
+
+/// A number with a noun, which gets an `s` unless there is one: `3 sessions`.
+pub(crate) fn counted(number: impl TryInto<u64>, noun: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A word as a shell reads it.

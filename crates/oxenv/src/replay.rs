@@ -15,12 +15,12 @@ use anyhow::bail;
 use clap::Args;
 use oxenv_store::{Hole, SessionFilter, Trajectories};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assemble::ToolArgs;
 use crate::exit::Problem;
 use crate::output::print;
 use crate::rubrics::RubricArgs;
+use crate::signals::EndSignals;
 use crate::trajectories::{self, Incomplete, is_damage};
 use environment::ReplayOptions;
 
@@ -123,11 +123,10 @@ struct ReplayLine<'a> {
 
 /// Replays. A signal ends it, and what it has made goes.
 pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
-    let (mut ended, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = EndSignals::new()?;
     tokio::select! {
         outcome = replay(args) => outcome,
-        _ = ended.recv() => Err(Problem::Interrupted.into()),
-        _ = interrupted.recv() => Err(Problem::Interrupted.into()),
+        () = signals.next() => Err(Problem::Interrupted.into()),
     }
 }
 

@@ -2,14 +2,12 @@
 //!
 //! Invariant: stdout holds the reply and nothing else.
 
-use std::time::Duration;
-
 use clap::Args;
 use serde_json::json;
 
-use crate::client::Client;
+use crate::client::ConnectionArgs;
 use crate::output::print;
-use crate::values::{duration, object};
+use crate::values::object;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -28,18 +26,13 @@ pub(crate) struct StepArgs {
     /// Seed of that reset
     #[arg(long, value_name = "N", requires = "reset")]
     pub(crate) seed: Option<u64>,
-    /// How long to wait
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
-    pub(crate) timeout: Duration,
-    /// The token, if the server wants one; otherwise the one in the URL, `http://oxenv:TOKEN@HOST`, or
-    /// OXENV_TOKEN
-    #[arg(long, value_name = "TOKEN")]
-    pub(crate) token: Option<String>,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
 }
 
 pub(crate) async fn run(args: &StepArgs) -> anyhow::Result<()> {
     let action = object("the action", &args.action)?;
-    let client = Client::new(&args.url, args.timeout, args.token.as_deref())?;
+    let client = args.connection.client(&args.url)?;
     if args.reset {
         let seed = args.seed.map_or(json!({}), |seed| json!({ "seed": seed }));
         client.post("/reset", &seed).await?;

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use oxenv_upstream::manifest::{self, FilePosition, Manifest, Problem, Severity, ToolsetEntry};
 
 use crate::exit::usage;
-use crate::output::print;
+use crate::output::{counted, print};
 use crate::{assemble, env};
 
 #[derive(Args)]
@@ -211,8 +211,4 @@ fn coloured(problem: &Problem, colour: bool) -> String {
         }
         false => line,
     }
-}
-
-fn counted(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

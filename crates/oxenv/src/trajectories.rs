@@ -18,6 +18,7 @@ use oxenv_core::utc_micros;
 use oxenv_store::{LeftOut, LogError, SessionFilter, SessionSummary, Trajectories};
 use oxenv_wire::preview;
 
+use crate::client::ClientTokenArgs;
 use crate::exit::usage;
 use crate::output::print;
 use crate::values::duration;
@@ -73,9 +74,8 @@ struct ListArgs {
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
-    /// The token, if the server wants one [default: the one in the URL, or OXENV_TOKEN]
-    #[arg(long, value_name = "TOKEN")]
-    token: Option<String>,
+    #[command(flatten)]
+    token: ClientTokenArgs,
 }
 
 #[derive(Args)]
@@ -91,9 +91,8 @@ struct ShowArgs {
     /// Print everything as JSON, one object a line
     #[arg(long)]
     json: bool,
-    /// The token, if the server wants one [default: the one in the URL, or OXENV_TOKEN]
-    #[arg(long, value_name = "TOKEN")]
-    token: Option<String>,
+    #[command(flatten)]
+    token: ClientTokenArgs,
 }
 
 #[derive(Args)]
@@ -166,7 +165,7 @@ pub(crate) fn open(folder: &Path, incomplete: &mut Incomplete) -> anyhow::Result
 
 async fn list(args: &ListArgs) -> anyhow::Result<()> {
     let mut incomplete = Incomplete::default();
-    let place = RecordSource::open(&args.place, args.token.as_deref(), &mut incomplete)?;
+    let place = RecordSource::open(&args.place, args.token.token.as_deref(), &mut incomplete)?;
     let mut left = args.limit.unwrap_or(usize::MAX);
     let mut filter = SessionFilter {
         environment: args.environment.clone(),
@@ -195,7 +194,7 @@ async fn list(args: &ListArgs) -> anyhow::Result<()> {
 
 async fn show(args: &ShowArgs) -> anyhow::Result<()> {
     let mut incomplete = Incomplete::default();
-    let place = RecordSource::open(&args.place, args.token.as_deref(), &mut incomplete)?;
+    let place = RecordSource::open(&args.place, args.token.token.as_deref(), &mut incomplete)?;
     let session = place.session(&args.session).await?;
     let session = session.ok_or_else(|| incomplete.unknown(&args.session))?;
     print(&if args.json { serde_json::to_string(&session)? } else { table::head(&session) })?;

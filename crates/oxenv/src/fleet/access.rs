@@ -12,11 +12,11 @@ use clap::Args;
 use oxenv_client::fleet::{FleetControl, FleetEnvClient, FleetOptions, deletions_done};
 use oxenv_client::{ClientError, Code, Multiplexer, Strictness};
 use serde_json::{Map, Value};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::env;
 use crate::exit::{Problem, usage};
+use crate::signals::EndSignals;
 use crate::values::duration;
 
 /// Who we are to Fleet, and where it is.
@@ -162,12 +162,10 @@ pub(super) fn with_exit_code(error: ClientError) -> anyhow::Error {
 /// Runs some work until it is done or a signal ends it, and waits until what was made is deleted. `None`
 /// if it was ended.
 pub(super) async fn stoppable<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let mut signals = EndSignals::new().context("cannot listen for signals")?;
     let outcome = tokio::select! {
         outcome = work => outcome.map(Some),
-        _ = terminate.recv() => Ok(None),
-        _ = interrupt.recv() => Ok(None),
+        () = signals.next() => Ok(None),
     };
     tokio::select! {
         left = ended() => match (outcome, left.is_empty()) {
@@ -175,8 +173,7 @@ pub(super) async fn stoppable<T>(work: impl Future<Output = anyhow::Result<T>>) 
             (Ok(_), false) => bail!("{}; look with `oxenv fleet list`", left.join("; ")),
             (Err(error), false) => Err(error.context(left.join("; "))),
         },
-        _ = terminate.recv() => bail!("ended before the instances were: look with `oxenv fleet list`"),
-        _ = interrupt.recv() => bail!("ended before the instances were: look with `oxenv fleet list`"),
+        () = signals.next() => bail!("ended before the instances were: look with `oxenv fleet list`"),
     }
 }
 

@@ -12,7 +12,6 @@ use oxenv_providers::{
     InstanceSpec, ListenAddress, Provider, ProviderCode, ProviderError, PullPolicy, ResourceLimits,
     SecretText,
 };
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{containers, problem, processes};
 use crate::byte_size::ByteSize;
@@ -20,6 +19,7 @@ use crate::env;
 use crate::exit::usage;
 use crate::output::print;
 use crate::registry::{self, ServedName};
+use crate::signals::EndSignals;
 use crate::values::duration;
 
 const HELP: &str =
@@ -128,13 +128,11 @@ pub(crate) async fn up(args: UpArgs) -> anyhow::Result<()> {
     if let Err(error) = provider.sweep().await {
         eprintln!("warning: what was left behind earlier cannot be ended: {error}");
     }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = EndSignals::new()?;
     // The start that is dropped ends what it began.
     let instance = tokio::select! {
         started = provider.start(&spec) => started.map_err(|error| explain(error, &args))?,
-        _ = terminate.recv() => bail!("interrupted; nothing was left running"),
-        _ = interrupt.recv() => bail!("interrupted; nothing was left running"),
+        () = signals.next() => bail!("interrupted; nothing was left running"),
     };
     let info = instance.info();
     if args.json {

@@ -8,6 +8,7 @@ use humantime::format_rfc3339_seconds;
 use oxenv_wire::{Reward, after};
 
 use super::view::{EntryView, SessionView};
+use crate::output::counted;
 
 /// Number of characters of an action that are shown.
 const MAX_ACTION_CHARS: usize = 60;
@@ -49,10 +50,6 @@ pub(super) fn head(session: &SessionView) -> String {
         counted(session.failures, "failure"),
         session.reward,
     )
-}
-
-fn counted(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The lines of an entry: none for what the head already shows.
