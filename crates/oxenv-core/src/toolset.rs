@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use oxenv_schema::memory_size;
-use oxenv_wire::{RawJson, Tool, ToolError, ToolResult};
+use oxenv_wire::{RawJson, RpcCode, Tool, ToolError, ToolResult};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -127,8 +127,8 @@ pub struct RequestError {
 impl RequestError {
     /// A fault without details.
     #[must_use]
-    pub fn new(code: i32, message: impl Into<String>) -> Self {
-        RequestError { code, message: message.into(), data: Value::Null }
+    pub fn new(code: impl Into<i32>, message: impl Into<String>) -> Self {
+        RequestError { code: code.into(), message: message.into(), data: Value::Null }
     }
 }
 
@@ -319,6 +319,6 @@ pub trait Toolset: Send + Sync {
         parameters: &'a RawValue,
     ) -> Work<'a, Result<RawJson, RequestError>> {
         let _ = (context, parameters);
-        Work::done(Err(RequestError::new(-32601, format!("Method not found: {method}"))))
+        Work::done(Err(RequestError::new(RpcCode::MethodNotFound, format!("Method not found: {method}"))))
     }
 }

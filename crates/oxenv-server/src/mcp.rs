@@ -44,7 +44,7 @@ use serde::Deserialize;
 use crate::app::App;
 use crate::auth::caller::Caller;
 use crate::error::{Refusal, json_response, rpc_response};
-use crate::http::fallback::wants_websocket;
+use crate::http::fallback::{self, wants_websocket};
 use crate::http::{InPath, InQuery};
 use crate::traces;
 
@@ -191,8 +191,7 @@ fn unknown_revision(protocol: ClientProtocol<'_>, rpc: &RpcRequest<'_>) -> Optio
 
 /// There is nothing to look at here, and nothing to end.
 fn not_allowed() -> Response {
-    let mut response =
-        json_response(StatusCode::METHOD_NOT_ALLOWED, "{\"detail\":\"Method Not Allowed\"}".to_owned());
+    let mut response = fallback::other_method();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     response
 }

@@ -39,8 +39,16 @@ pub enum RpcCode {
     InternalError = -32603,
     /// No session can be had.
     ServerError = -32000,
+    /// There is no such resource; of the revisions with a handshake.
+    ResourceNotFound = -32002,
     /// The client did not declare a capability that the request needs.
     MissingCapability = -32021,
+}
+
+impl From<RpcCode> for i32 {
+    fn from(code: RpcCode) -> Self {
+        code as i32
+    }
 }
 
 /// The two eras of MCP, which spell results differently.

@@ -3,7 +3,7 @@
 //! Invariant: a failure names its endpoint, and states whether a call was delivered.
 
 use oxenv_upstream::remote::{RemoteError, RemoteErrorKind as Kind};
-use oxenv_wire::{Delivered, ErrorCode, FailureKind};
+use oxenv_wire::{Delivered, ErrorCode, FailureKind, RpcCode};
 use serde_json::json;
 
 use super::EndpointReport;
@@ -11,9 +11,9 @@ use crate::error::{ClientError, Code};
 use crate::server_error;
 
 /// JSON-RPC's code for parameters that do not fit, which servers also have for names that they do not know.
-const INVALID_PARAMS: i32 = -32602;
+const INVALID_PARAMS: i32 = RpcCode::InvalidParams as i32;
 /// JSON-RPC's code for what has none of its own.
-const INTERNAL: i32 = -32603;
+const INTERNAL: i32 = RpcCode::InternalError as i32;
 
 /// Why an endpoint cannot be used.
 pub(super) fn error_code(fault: &RemoteError) -> Code {

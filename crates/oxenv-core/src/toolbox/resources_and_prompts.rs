@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use oxenv_wire::{RawJson, ToolError};
+use oxenv_wire::{RawJson, RpcCode, ToolError};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
@@ -23,12 +23,12 @@ use crate::principal::Principal;
 use crate::toolset::{CallContext, RequestError, ResourcesAndPrompts};
 
 /// JSON-RPC's number for parameters that are wrong, which MCP uses for unknown prompts as well.
-const INVALID_PARAMS: i32 = -32602;
+const INVALID_PARAMS: i32 = RpcCode::InvalidParams as i32;
 /// MCP's number for a resource that does not exist.
-const RESOURCE_NOT_FOUND: i32 = -32002;
+const RESOURCE_NOT_FOUND: i32 = RpcCode::ResourceNotFound as i32;
 
 /// JSON-RPC's number for a fault of the server.
-const INTERNAL_ERROR: i32 = -32603;
+const INTERNAL_ERROR: i32 = RpcCode::InternalError as i32;
 
 /// A prompt under the name that it is offered by.
 struct OfferedPrompt<'a> {
@@ -155,7 +155,9 @@ impl Toolbox {
             "prompts/get" => ("/name", &parsed["name"]),
             "completion/complete" if reference["type"] == "ref/prompt" => ("/ref/name", &reference["name"]),
             "completion/complete" => ("/ref/uri", &reference["uri"]),
-            _ => return Err(RequestError::new(-32601, format!("Method not found: {method}"))),
+            _ => {
+                return Err(RequestError::new(RpcCode::MethodNotFound, format!("Method not found: {method}")));
+            }
         };
         let Some(wanted) = value.as_str() else {
             let message = format!(

@@ -17,6 +17,11 @@ pub(crate) async fn not_found(request: Request) -> Response {
 }
 
 pub(crate) async fn method_not_allowed() -> Response {
+    other_method()
+}
+
+/// A path that is there, and takes other methods.
+pub(crate) fn other_method() -> Response {
     json_response(StatusCode::METHOD_NOT_ALLOWED, json!({ "detail": "Method Not Allowed" }).to_string())
 }
 

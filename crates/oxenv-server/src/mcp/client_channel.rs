@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oxenv_core::{CallNotification, CallerChannel, RequestError, Work};
-use oxenv_wire::McpEra;
+use oxenv_wire::{McpEra, RpcCode};
 use rmcp::model::{
     ClientCapabilities, CustomNotification, CustomRequest, ProgressNotificationParam, ProgressToken,
     ServerNotification, ServerRequest,
@@ -24,8 +24,8 @@ const MAX_WAITING_MESSAGES: usize = 256;
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// JSON-RPC's number for a method that the other side does not have.
-const METHOD_NOT_FOUND: i32 = -32601;
-const INTERNAL_ERROR: i32 = -32603;
+const METHOD_NOT_FOUND: i32 = RpcCode::MethodNotFound as i32;
+const INTERNAL_ERROR: i32 = RpcCode::InternalError as i32;
 
 /// Which notes a client wants.
 #[derive(Debug, Clone, Default)]

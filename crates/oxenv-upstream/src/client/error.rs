@@ -3,7 +3,7 @@
 //! Invariant: only what surely was not delivered is called unavailable; all else that got no answer is lost.
 
 use oxenv_core::RequestError;
-use oxenv_wire::{ErrorCode, ToolError, ToolErrorType};
+use oxenv_wire::{ErrorCode, RpcCode, ToolError, ToolErrorType};
 use rmcp::ServiceError;
 use rmcp::transport::streamable_http_client::StreamableHttpError as Http;
 use serde_json::{Value, json};
@@ -48,9 +48,9 @@ pub(crate) enum FaultCause {
 }
 
 /// JSON-RPC's code for parameters that do not fit.
-const INVALID_PARAMS: i32 = -32602;
+const INVALID_PARAMS: i32 = RpcCode::InvalidParams as i32;
 /// JSON-RPC's code for what has none of its own.
-const INTERNAL: i32 = -32603;
+const INTERNAL: i32 = RpcCode::InternalError as i32;
 /// What rmcp answers in the upstream's place when a session was replaced under a request.
 const REPLACED: &str = "streamable HTTP session was re-initialized before the response arrived";
 
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_request_that_is_no_call_gets_the_upstreams_own_error() {
-        let fault = RequestError::new(-32002, "no such resource");
+        let fault = RequestError::new(RpcCode::ResourceNotFound, "no such resource");
         assert_eq!(UpstreamError::Refused(fault.clone()).into_request_fault("git"), fault);
         let fault = UpstreamError::Lost("gone".into()).into_request_fault("git");
         assert_eq!(fault.code, -32603);

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use oxenv_core::{RequestError, ResourcesAndPrompts};
-use oxenv_wire::Tool;
+use oxenv_wire::{RpcCode, Tool};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -182,7 +182,7 @@ impl List {
         }
         let garbage = |what: String| {
             UpstreamError::Refused(RequestError::new(
-                -32603,
+                RpcCode::InternalError,
                 format!("its server answers {method} with {what}"),
             ))
         };
@@ -267,8 +267,9 @@ mod tests {
         async fn page(&self, _: &'static str, cursor: Option<String>) -> Result<String, UpstreamError> {
             let cursor = cursor.unwrap_or_default();
             let page = self.0.iter().find(|(at, _)| *at == cursor);
-            page.map(|(_, text)| (*text).to_owned())
-                .ok_or_else(|| UpstreamError::Refused(RequestError::new(-32602, "no such cursor")))
+            page.map(|(_, text)| (*text).to_owned()).ok_or_else(|| {
+                UpstreamError::Refused(RequestError::new(RpcCode::InvalidParams, "no such cursor"))
+            })
         }
     }
 

@@ -1,7 +1,7 @@
 //! A tool's result, as its server sent it, in our own shape.
 
 use oxenv_core::RequestError;
-use oxenv_wire::ToolResult;
+use oxenv_wire::{RpcCode, ToolResult};
 use serde_json::Value;
 
 use super::error::UpstreamError;
@@ -13,7 +13,7 @@ use super::error::UpstreamError;
 pub(crate) fn tool_result(text: &str, output_schema: Option<&Value>) -> Result<ToolResult, UpstreamError> {
     let garbage = |what: &dyn std::fmt::Display| {
         let message = format!("its server sent what is no tool result: {what}");
-        UpstreamError::Refused(RequestError::new(-32603, message))
+        UpstreamError::Refused(RequestError::new(RpcCode::InternalError, message))
     };
     if !text.starts_with('{') {
         return Err(garbage(&"it is no object"));

@@ -9,7 +9,7 @@ use oxenv_core::{
     CallContext, ChangeCounter, EpisodeSeeds, Failure, ForkMode, RequestError, ResourcesAndPrompts, Scope,
     Toolset, Work,
 };
-use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult, exceeds_values};
+use oxenv_wire::{ErrorCode, Phase, RawJson, RpcCode, Tool, ToolError, ToolResult, exceeds_values};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -154,7 +154,7 @@ impl UpstreamToolset {
         parameters: &RawValue,
     ) -> Result<RawJson, RequestError> {
         if !FORWARDED_METHODS.contains(&method) {
-            return Err(RequestError::new(-32601, format!("Method not found: {method}")));
+            return Err(RequestError::new(RpcCode::MethodNotFound, format!("Method not found: {method}")));
         }
         let parameters = self.inward(parameters);
         let request = passed_request(method, &parameters)?;
@@ -327,9 +327,12 @@ fn call_request<'a>(
 
 /// A request beside tool calls as its server gets it.
 fn passed_request<'a>(method: &'a str, parameters: &RawValue) -> Result<RawRequest<'a>, RequestError> {
-    let wrong = |error: serde_json::Error| RequestError::new(-32602, format!("{method}: {error}"));
+    let wrong =
+        |error: serde_json::Error| RequestError::new(RpcCode::InvalidParams, format!("{method}: {error}"));
     let mut fields: Vec<(Cow<'_, str>, &RawValue)> = oxenv_wire::Object::from_raw(parameters)
-        .map_err(|_| RequestError::new(-32602, format!("{method}: the parameters are no object")))?
+        .map_err(|_| {
+            RequestError::new(RpcCode::InvalidParams, format!("{method}: the parameters are no object"))
+        })?
         .iter()
         .map(|(key, value)| (key.to_owned().into(), value.raw()))
         .collect();
@@ -350,7 +353,7 @@ fn passed_meta(meta: Option<&RawValue>) -> Result<Map<String, Value>, RequestErr
     let Some(meta) = meta else { return Ok(Map::new()) };
     if exceeds_values(meta.get(), MAX_META_VALUES) {
         let message = format!("Invalid params - _meta has more than {MAX_META_VALUES} values");
-        return Err(RequestError::new(-32602, message));
+        return Err(RequestError::new(RpcCode::InvalidParams, message));
     }
     let mut meta: Map<String, Value> = serde_json::from_str(meta.get()).unwrap_or_default();
     meta.retain(|key, _| !CONNECTION_META_KEYS.contains(&key.as_str()));
