@@ -48,7 +48,7 @@ pub(crate) struct RequestContext {
 }
 
 /// The outcome of a request.
-pub(crate) enum Response<'a> {
+pub(crate) enum OperationReply<'a> {
     /// A reset or a step.
     Answered(IdempotentReply<StepReply<'a>>),
     /// Anything else.
@@ -66,7 +66,7 @@ pub(crate) struct ControlReply {
     data: String,
 }
 
-pub(crate) type RequestOutcome<'a> = Result<Response<'a>, Failure>;
+pub(crate) type RequestOutcome<'a> = Result<OperationReply<'a>, Failure>;
 
 /// The progress of a request once it has begun.
 pub(crate) enum StartedRequest<'a> {
@@ -131,7 +131,7 @@ impl RequestContext {
         let timeout = request.timeout_s.or(timeout_s).map(Duration::from);
         let asked = SessionRequest { once: once(request), timeout, ..operation };
         match session.try_submit(&asked) {
-            Some(answer) => self.done(request, Ok(Response::Answered(answer))),
+            Some(answer) => self.done(request, Ok(OperationReply::Answered(answer))),
             None => StartedRequest::Waiting(session, asked),
         }
     }
@@ -155,7 +155,9 @@ impl RequestContext {
     ) -> RequestOutcome<'a> {
         let outcome = match started {
             StartedRequest::Done(outcome) => return outcome,
-            StartedRequest::Waiting(session, asked) => Ok(Response::Answered(session.submit(asked).await)),
+            StartedRequest::Waiting(session, asked) => {
+                Ok(OperationReply::Answered(session.submit(asked).await))
+            }
             // Boxed, so that the future of a step is not as large as that of other requests.
             StartedRequest::Other => Box::pin(self.other(request)).await,
         };
@@ -171,16 +173,16 @@ impl RequestContext {
     async fn other(&self, request: &MultiRequest<'_>) -> RequestOutcome<'static> {
         let key = request.key.as_deref();
         match &request.operation {
-            Operation::Open(asked) => return self.open(asked, key).await.map(Response::Control),
-            Operation::Restore(asked) => return self.restore(asked, key).await.map(Response::Control),
-            Operation::Attach => return self.attach(&request.session).map(Response::Control),
+            Operation::Open(asked) => return self.open(asked, key).await.map(OperationReply::Control),
+            Operation::Restore(asked) => return self.restore(asked, key).await.map(OperationReply::Control),
+            Operation::Attach => return self.attach(&request.session).map(OperationReply::Control),
             Operation::Fork(asked) => {
-                return self.fork(&request.session, asked, key).await.map(Response::Control);
+                return self.fork(&request.session, asked, key).await.map(OperationReply::Control);
             }
             _ => {}
         }
         let session = self.session(&request.session)?;
-        Ok(Response::Control(match &request.operation {
+        Ok(OperationReply::Control(match &request.operation {
             Operation::State => ControlReply::text(&session, ReplyKind::State, session.state().await?),
             Operation::Snapshot => {
                 let snapshot = self.snapshot(&session).await?;
@@ -238,7 +240,7 @@ impl RequestContext {
     fn tidy(&self, session: &str, outcome: &RequestOutcome<'_>) {
         let failure = match outcome {
             Err(failure) => Some(failure),
-            Ok(Response::Answered(answer)) => answer.outcome().err(),
+            Ok(OperationReply::Answered(answer)) => answer.outcome().err(),
             Ok(_) => None,
         };
         if failure.is_some_and(|failure| {
@@ -253,7 +255,7 @@ impl RequestContext {
 /// Appends the reply to a request for that session, or to one that named none.
 pub(crate) fn write_outcome(out: &mut String, head: ReplyHead<'_>, outcome: &RequestOutcome<'_>) {
     match outcome {
-        Ok(Response::Answered(answer)) => {
+        Ok(OperationReply::Answered(answer)) => {
             let seq = Some(answer.seq).filter(|seq| *seq > 0);
             let head = ReplyHead { seq, repeated: answer.repeated, ..head };
             match answer.outcome() {
@@ -261,7 +263,7 @@ pub(crate) fn write_outcome(out: &mut String, head: ReplyHead<'_>, outcome: &Req
                 Err(failure) => error::multi(out, &head, failure),
             }
         }
-        Ok(Response::Control(reply)) => {
+        Ok(OperationReply::Control(reply)) => {
             let session = reply.session.as_deref().or(head.session);
             let head = ReplyHead { session, seq: reply.seq, repeated: reply.repeated, ..head };
             write_multi_reply(out, &head, reply.kind, |out| out.push_str(&reply.data));

@@ -39,7 +39,7 @@ pub(crate) struct ObservingArgs {
 }
 
 /// Reports the state of the log of steps.
-pub(crate) type RecordSource = Box<dyn Fn() -> RecordStatus + Send + Sync>;
+pub(crate) type RecordStatusReader = Box<dyn Fn() -> RecordStatus + Send + Sync>;
 
 /// What observes a server.
 pub(crate) struct Observing {
@@ -60,7 +60,7 @@ impl Observing {
     pub(crate) fn start(
         asked: &ObservingArgs,
         environment: &str,
-        record: Option<RecordSource>,
+        record: Option<RecordStatusReader>,
         audit: Option<Arc<JsonlAudit>>,
     ) -> anyhow::Result<Self> {
         let metrics = asked.metrics.then(|| {

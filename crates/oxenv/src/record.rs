@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::byte_size::ByteSize;
 use crate::exit::usage;
-use crate::observing::RecordSource;
+use crate::observing::RecordStatusReader;
 use crate::values::duration;
 
 /// Whether and how sessions are recorded.
@@ -59,7 +59,7 @@ pub(crate) fn open(args: &RecordArgs, redact: Option<Redact>) -> anyhow::Result<
 }
 
 /// Reports how far the log is behind.
-pub(crate) fn status(recorder: &Arc<LogRecorder>) -> RecordSource {
+pub(crate) fn status_reader(recorder: &Arc<LogRecorder>) -> RecordStatusReader {
     let recorder = Arc::clone(recorder);
     Box::new(move || {
         let lag = recorder.lag();

@@ -82,7 +82,7 @@ pub(crate) enum Verdict {
         /// How many resets and steps were compared.
         entries: u64,
         /// What is missing of it, or of what it was made from.
-        holes: Vec<LinkHole>,
+        holes: Vec<SessionHole>,
     },
     /// Something was not.
     Differs {
@@ -107,7 +107,7 @@ pub(crate) enum Verdict {
 
 /// Something that is missing of a session.
 #[derive(Debug, Serialize)]
-pub(crate) struct LinkHole {
+pub(crate) struct SessionHole {
     pub(crate) session_id: String,
     #[serde(flatten)]
     pub(crate) hole: Hole,
@@ -153,7 +153,7 @@ async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
             Verdict::Same { .. } => same += 1,
             Verdict::Incomplete { holes, .. } => {
                 lacking += 1;
-                for LinkHole { session_id, hole } in holes.iter().filter(|hole| hole.session_id != *id) {
+                for SessionHole { session_id, hole } in holes.iter().filter(|hole| hole.session_id != *id) {
                     incomplete.session(session_id, hole);
                 }
             }
@@ -248,10 +248,11 @@ impl Verdict {
     /// Equal entries of an incomplete record do not prove the whole.
     fn with_holes(self, chain: &[session::ReplayedSession]) -> Verdict {
         let Verdict::Same { entries, .. } = self else { return self };
-        let holes: Vec<LinkHole> = chain
+        let holes: Vec<SessionHole> = chain
             .iter()
             .flat_map(|link| {
-                let session_id = |hole: &Hole| LinkHole { session_id: link.id.clone(), hole: hole.clone() };
+                let session_id =
+                    |hole: &Hole| SessionHole { session_id: link.id.clone(), hole: hole.clone() };
                 link.holes.iter().map(session_id)
             })
             .collect();
@@ -300,7 +301,7 @@ fn text_line(line: &ReplayLine<'_>) -> String {
         Verdict::Incomplete { entries, holes } => {
             let told: Vec<String> = holes
                 .iter()
-                .map(|LinkHole { session_id: other, hole }| match other == session_id {
+                .map(|SessionHole { session_id: other, hole }| match other == session_id {
                     true => hole.to_string(),
                     false => format!("session {other}: {hole}"),
                 })

@@ -84,7 +84,7 @@ struct StepLine {
 }
 
 /// An episode of a record.
-struct RecordedEpisodeKey {
+struct EpisodeToRescore {
     epoch: u64,
     recorded: RecordedEpisode,
     /// For each step, its number in the session and its reward.
@@ -143,8 +143,8 @@ fn read(
     trajectories: &Trajectories,
     session: &SessionSummary,
     cache: &JudgeCache,
-) -> anyhow::Result<Vec<RecordedEpisodeKey>> {
-    let mut episodes: Vec<RecordedEpisodeKey> = Vec::new();
+) -> anyhow::Result<Vec<EpisodeToRescore>> {
+    let mut episodes: Vec<EpisodeToRescore> = Vec::new();
     for entry in trajectories.entries(&session.id)? {
         remember_entry(cache, &entry)?;
         if let Some(episode) = begun(&entry)? {
@@ -156,7 +156,7 @@ fn read(
     Ok(episodes)
 }
 
-fn begun(entry: &StoredEntry) -> anyhow::Result<Option<RecordedEpisodeKey>> {
+fn begun(entry: &StoredEntry) -> anyhow::Result<Option<EpisodeToRescore>> {
     let StoredEvent::Reset { seed, seed_given, episode_id, arguments, outcome, .. } = &entry.event else {
         return Ok(None);
     };
@@ -169,10 +169,10 @@ fn begun(entry: &StoredEntry) -> anyhow::Result<Option<RecordedEpisodeKey>> {
     };
     let recorded = RecordedEpisode { reset, steps: Vec::new(), ends: false };
     let old_reward = reward.map(Reward::as_f64);
-    Ok(Some(RecordedEpisodeKey { epoch: entry.epoch, recorded, steps: Vec::new(), old_reward }))
+    Ok(Some(EpisodeToRescore { epoch: entry.epoch, recorded, steps: Vec::new(), old_reward }))
 }
 
-fn take(episode: &mut RecordedEpisodeKey, entry: &StoredEntry) -> anyhow::Result<()> {
+fn take(episode: &mut EpisodeToRescore, entry: &StoredEntry) -> anyhow::Result<()> {
     let StoredEvent::Step { action, calls, outcome, .. } = &entry.event else { return Ok(()) };
     let StoredOutcome::Answered { reply, reward, .. } = outcome else { return Ok(()) };
     let action = action.raw()?;
@@ -204,7 +204,7 @@ fn call(call: &StoredCall) -> anyhow::Result<CallRecord> {
 async fn scored<'a>(
     rubric: &RubricFactory,
     session: &'a SessionSummary,
-    episode: &'a RecordedEpisodeKey,
+    episode: &'a EpisodeToRescore,
 ) -> EpisodeRewards<'a> {
     let mut line = EpisodeRewards {
         session_id: &session.id,

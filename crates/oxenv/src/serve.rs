@@ -35,7 +35,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let observing = Observing::start(
         &settings.observing,
         &served.factory.spec().name,
-        recorder.as_ref().map(record::status),
+        recorder.as_ref().map(record::status_reader),
         served.audit.clone(),
     )?;
     let snapshot_key =

@@ -156,7 +156,10 @@ impl Toolbox {
             "completion/complete" if reference["type"] == "ref/prompt" => ("/ref/name", &reference["name"]),
             "completion/complete" => ("/ref/uri", &reference["uri"]),
             _ => {
-                return Err(RequestError::new(RpcCode::MethodNotFound, format!("Method not found: {method}")));
+                return Err(RequestError::new(
+                    RpcCode::MethodNotFound,
+                    format!("Method not found: {method}"),
+                ));
             }
         };
         let Some(wanted) = value.as_str() else {

@@ -16,11 +16,11 @@ const MAX_QUEUED_FRAMES: usize = 64;
 
 /// The sessions, and the channel to the socket for unrequested frames.
 pub(crate) struct SocketSessions {
-    sessions: Mutex<HashMap<String, AttachedSession>>,
+    sessions: Mutex<HashMap<String, SocketSession>>,
     frames: mpsc::Sender<String>,
 }
 
-struct AttachedSession {
+struct SocketSession {
     attachment: Attachment,
     /// Whether the session ends with the socket.
     ends_with_socket: bool,
@@ -28,7 +28,7 @@ struct AttachedSession {
     _watch: AbortOnDropHandle<()>,
 }
 
-impl Drop for AttachedSession {
+impl Drop for SocketSession {
     fn drop(&mut self) {
         if self.ends_with_socket && !self.attachment.is_superseded() {
             self.attachment.session().end(EndReason::Closed);
@@ -74,7 +74,7 @@ impl SocketSessions {
             superseded.await;
             report_taken(&held, &watched).await;
         });
-        let hold = AttachedSession { attachment, ends_with_socket, _watch: AbortOnDropHandle::new(watch) };
+        let hold = SocketSession { attachment, ends_with_socket, _watch: AbortOnDropHandle::new(watch) };
         let before = sessions.insert(id, hold);
         drop(sessions);
         drop(before);
@@ -103,7 +103,7 @@ impl SocketSessions {
         let _ = self.frames.send(frame).await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, AttachedSession>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, SocketSession>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -89,7 +89,7 @@ fn many(
 }
 
 /// A session in the hands of a socket.
-struct AttachedSession {
+struct ControlSession {
     caller: Caller,
     attachment: Attachment,
     owned: bool,
@@ -97,13 +97,13 @@ struct AttachedSession {
     renewed: bool,
 }
 
-impl AttachedSession {
+impl ControlSession {
     fn session(&self) -> &Arc<Session> {
         self.attachment.session()
     }
 }
 
-impl Drop for AttachedSession {
+impl Drop for ControlSession {
     fn drop(&mut self) {
         if self.owned && !self.attachment.is_superseded() {
             self.session().end(EndReason::Closed);
@@ -170,20 +170,20 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket, session_
     }
 }
 
-async fn open(app: &App, caller: Caller, session_id: Option<String>) -> Result<AttachedSession, Failure> {
+async fn open(app: &App, caller: Caller, session_id: Option<String>) -> Result<ControlSession, Failure> {
     match session_id {
         Some(id) => {
             let session = app.store.get(&id)?;
-            Ok(AttachedSession { caller, attachment: session.attach(), owned: false, renewed: true })
+            Ok(ControlSession { caller, attachment: session.attach(), owned: false, renewed: true })
         }
         None => {
             let session = app.store.create(caller.options()).await?;
-            Ok(AttachedSession { caller, attachment: session.attach(), owned: true, renewed: true })
+            Ok(ControlSession { caller, attachment: session.attach(), owned: true, renewed: true })
         }
     }
 }
 
-async fn answer(app: &App, hold: &mut AttachedSession, text: &str) -> AfterReply {
+async fn answer(app: &App, hold: &mut ControlSession, text: &str) -> AfterReply {
     let frame = match ClientFrame::parse(text) {
         Ok(frame) => frame,
         Err(fault @ FrameError::NotObject(_)) => return AfterReply::Last(frame_fault(fault)),
@@ -209,7 +209,7 @@ async fn answer(app: &App, hold: &mut AttachedSession, text: &str) -> AfterReply
 
 /// A socket whose own session has failed gets a new one by a reset; an attached one does not, for
 /// others may hold the session's id.
-async fn reset(app: &App, hold: &mut AttachedSession, request: ResetRequest<'_>) -> Result<String, Failure> {
+async fn reset(app: &App, hold: &mut ControlSession, request: ResetRequest<'_>) -> Result<String, Failure> {
     if hold.owned && hold.session().ended().is_some() {
         *hold = open(app, hold.caller.clone(), None).await?;
     }
