@@ -3,6 +3,7 @@
 //!
 //! Invariant: a rule that is written in CONTRIBUTING.md or ARCHITECTURE.md with a number is held here.
 
+mod architecture;
 mod circles;
 mod columns;
 mod modules;
