@@ -1,7 +1,7 @@
 //! What commands print.
 //!
-//! Entry points: [`print()`] for stdout, [`counted`] for numbers of things, [`printable`] for errors that quote
-//! others, [`in_shell`] for commands to be run.
+//! Entry points: [`print()`] for stdout, [`counted`] for numbers of things, [`printable`] for errors that
+//! quote others, [`in_shell`] for commands to be run.
 
 use std::borrow::Cow;
 use std::io::Write;
