@@ -341,7 +341,7 @@ fn fill_placeholders(word: &OsString, address: &LocalAddress) -> OsString {
     }
 }
 
-/// A port that is free now. The kernel gives those of [`UNASSIGNED_PORTS`] to nobody who does not name one, so
+/// A port that is free now. The kernel gives those of [`UNASSIGNED_PORTS`] only to who names one, so that
 /// none of the many connections of a machine takes it before the server does.
 fn free_port() -> io::Result<u16> {
     let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
