@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from harness.server import running
+from harness.server import binary, running
 
 from hosted.conftest import hosted_command
 from hosted.processes import is_alive, wait_until
@@ -119,3 +119,41 @@ def test_without_reload_a_change_changes_nothing(folder):
         os.utime(folder / "app.py")
         assert ask(server, "/step", {"action": {}})["observation"]["pid"] == pid
         assert ask(server, "/reset")["observation"]["version"] == 1
+
+
+MANIFEST = """
+version: "1.0"
+tools:
+  - name: words
+    mcp_server: {transport: python, path: words.py}
+"""
+TOOL = '''
+from helper import VERSION
+
+def {name}(text: str) -> str:
+    return f"{{VERSION}} {{text}}"
+'''
+
+
+def called(server, tool):
+    action = {"type": "call_tool", "tool_name": tool, "arguments": {"text": "a"}}
+    seen = ask(server, "/step", {"action": action})["observation"]
+    return seen["error"]["message"] if seen["error"] else seen["result"]["data"]
+
+
+def test_tools_in_python_are_imported_again(tmp_path):
+    (tmp_path / "tools.yaml").write_text(MANIFEST)
+    (tmp_path / "words.py").write_text(TOOL.format(name="shout"))
+    (tmp_path / "helper.py").write_text("VERSION = 1\n")
+    command = [str(binary()), "serve", "--tools", str(tmp_path / "tools.yaml"), "--reload", "--port", "0"]
+    with running(command, r"oxenv: serving \S+ on (http://127\.0\.0\.1:\d+)") as server:
+        ask(server, "/reset")
+        assert called(server, "shout") == "1 a"
+        (tmp_path / "helper.py").write_text("VERSION = 2\n")
+        assert called(server, "shout") == "2 a"
+        (tmp_path / "words.py").write_text(TOOL.format(name="whisper"))
+        wait_until(lambda: called(server, "whisper") == "2 a")
+        (tmp_path / "words.py").write_text("def:")
+        assert "words.py has changed and cannot be imported: SyntaxError" in called(server, "whisper")
+        (tmp_path / "words.py").write_text(TOOL.format(name="shout"))
+        wait_until(lambda: called(server, "shout") == "2 a")

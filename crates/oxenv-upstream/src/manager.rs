@@ -58,6 +58,8 @@ pub struct ManagerOptions {
     /// sessions of its own (`Mcp-Session-Id`): then each session has one. Else all share one, as in
     /// production mode.
     pub discover_scope: bool,
+    /// Whether the file of a toolset with `transport: python` is imported again when it has changed.
+    pub reload: bool,
 }
 
 /// What toolsets need to know of a session.
@@ -137,6 +139,7 @@ impl UpstreamManager {
             supervisor: options.supervisor,
             base_environment: options.base_environment,
             folder: manifest.folder.clone(),
+            reload: options.reload,
             redactor: manifest.secrets(),
             tracker: TaskTracker::new(),
             stop: stop.clone(),

@@ -1,6 +1,7 @@
 """Offers the public functions of a Python file as MCP tools over stdin and stdout.
 
-Started by oxenv as `python3 -c THIS FILE`. Needs nothing but the standard library of Python 3.9.
+Started by oxenv as `python3 -c THIS FILE`; with `--reload` behind it, the file is imported again when it or
+another module of its folder has changed. Needs nothing but the standard library of Python 3.9.
 Calls run one after the other on the main thread; a second thread reads, answers pings and cancels.
 Whatever the functions print goes to stderr.
 """
@@ -24,6 +25,8 @@ import types
 import typing
 import uuid
 
+# How often files are looked at while there is nothing to do.
+POLL_SECONDS = 1.0
 REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 INVALID_PARAMS, METHOD_NOT_FOUND, INTERNAL_ERROR = -32602, -32601, -32603
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", bytes: "string", type(None): "null"}
@@ -201,7 +204,8 @@ class Function:
 def load(path):
     """The public functions of a file, in its order."""
     folder, file = os.path.split(os.path.abspath(path))
-    sys.path.insert(0, folder)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     name = os.path.splitext(file)[0]
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -212,6 +216,51 @@ def load(path):
         own = lambda thing: inspect.isfunction(thing) and thing.__module__ == name
         names = [key for key, thing in vars(module).items() if own(thing) and not key.startswith("_")]
     return {name: Function(name, getattr(module, name)) for name in names if callable(getattr(module, name))}
+
+
+class WatchedFile:
+    """The file of the functions, and the modules of its folder that it has imported."""
+
+    def __init__(self, path):
+        self.path, self.folder = os.path.abspath(path), os.path.dirname(os.path.abspath(path))
+        self.problem = None
+        """Why it could not be imported when it was last tried."""
+        self.stamps = self.look()
+
+    def modules(self):
+        """The names of the modules of the folder, with their files."""
+        found = {}
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if file and os.path.abspath(file).startswith(self.folder + os.sep):
+                found[name] = file
+        return found
+
+    def look(self):
+        """When each file was changed, and how long it is."""
+        stamps = {}
+        for file in {self.path, *self.modules().values()}:
+            try:
+                about = os.stat(file)
+                stamps[file] = (about.st_mtime_ns, about.st_size)
+            except OSError:
+                stamps[file] = None
+        return stamps
+
+    def reload(self):
+        """The functions, if files have changed since and can be imported; else None."""
+        stamps = self.look()
+        if stamps == self.stamps:
+            return None
+        for name in self.modules():
+            del sys.modules[name]
+        try:
+            functions, self.problem = load(self.path), None
+        except BaseException as error:
+            traceback.print_exc()
+            functions, self.problem = None, f"{type(error).__name__}: {error}"
+        self.stamps = {**stamps, **self.look()}
+        return functions
 
 
 # Results
@@ -330,8 +379,9 @@ def text(value):
 
 
 class Server:
-    def __init__(self, functions, source, sink):
+    def __init__(self, functions, source, sink, watched=None):
         self.functions = functions
+        self.watched = watched
         self.source = source
         self.sink = sink
         self.writing = threading.Lock()
@@ -342,7 +392,10 @@ class Server:
         self.ended = False
 
     def send(self, identifier, body):
-        line = dump({"jsonrpc": "2.0", "id": identifier, **body}).encode() + b"\n"
+        self.write({"jsonrpc": "2.0", "id": identifier, **body})
+
+    def write(self, message):
+        line = dump(message).encode() + b"\n"
         with self.writing:
             while line:
                 line = line[os.write(self.sink, line):]
@@ -380,7 +433,7 @@ class Server:
         signal.signal(signal.SIGINT, self.interrupt)
         threading.Thread(target=self.read, daemon=True).start()
         while True:
-            message = self.waiting.get()
+            message = self.next()
             if self.ended:
                 return
             self.running = message["id"]
@@ -388,6 +441,21 @@ class Server:
                 self.answer(message)
             self.dropped.discard(self.running)
             self.running = None
+
+    def next(self):
+        """The next request. Files that have changed meanwhile are imported again first."""
+        while self.watched is not None:
+            try:
+                message = self.waiting.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                message = None
+            functions = self.watched.reload()
+            if functions is not None:
+                self.functions = functions
+                self.write({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+            if message is not None or self.ended:
+                return message
+        return self.waiting.get()
 
     def answer(self, message):
         try:
@@ -404,7 +472,7 @@ class Server:
             asked = params.get("protocolVersion")
             return {
                 "protocolVersion": asked if asked in REVISIONS else REVISIONS[-1],
-                "capabilities": {"tools": {}},
+                "capabilities": {"tools": {"listChanged": True} if self.watched else {}},
                 "serverInfo": {"name": "oxenv-python", "version": "1"},
             }
         if method == "tools/list":
@@ -417,6 +485,9 @@ class Server:
         raise Refused(METHOD_NOT_FOUND, f"Method not found: {method}")
 
     def call(self, name, arguments):
+        if self.watched is not None and self.watched.problem is not None:
+            says = f"{self.watched.path} has changed and cannot be imported: {self.watched.problem}"
+            raise Refused(INTERNAL_ERROR, says)
         function = self.functions.get(name)
         if function is None:
             raise Refused(INVALID_PARAMS, f"Unknown tool: {name}")
@@ -441,7 +512,12 @@ def main():
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    Server(load(sys.argv[1]), source, sink).serve()
+    if "--reload" in sys.argv[2:]:
+        # Python takes a file for unchanged if it has the same length and was changed in the same second.
+        sys.dont_write_bytecode = True
+    functions = load(sys.argv[1])
+    watched = WatchedFile(sys.argv[1]) if "--reload" in sys.argv[2:] else None
+    Server(functions, source, sink, watched).serve()
 
 
 if __name__ == "__main__":

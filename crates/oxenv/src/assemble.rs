@@ -204,6 +204,7 @@ fn with_manifest(
         warm: WARM_INSTANCES,
         builtin: Arc::new(builtin),
         discover_scope: mode == Mode::Simulation,
+        reload: tools.python.reload,
     };
     let manager = UpstreamManager::new(manifest.clone(), options);
     let options =

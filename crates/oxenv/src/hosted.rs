@@ -70,7 +70,8 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "N")]
     pub(crate) spares: Option<usize>,
 
-    /// Import the Python environment again when a file of its folder changes, which ends all sessions
+    /// Import the Python environment again when a file of its folder changes, which ends all sessions; and
+    /// the Python files of a tools.yaml, which ends none
     #[arg(long)]
     pub(crate) reload: bool,
 

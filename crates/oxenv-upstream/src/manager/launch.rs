@@ -43,6 +43,8 @@ pub(super) struct LaunchContext {
     pub(super) base_environment: Vec<(OsString, OsString)>,
     /// The manifest's folder.
     pub(super) folder: PathBuf,
+    /// Whether Python files are imported again when they have changed.
+    pub(super) reload: bool,
     pub(super) redactor: Redactor,
     pub(super) tracker: TaskTracker,
     /// Cancelled when everything ends.
@@ -249,7 +251,8 @@ impl LaunchSpec {
                 (self.program(text(command)), arguments, Some(env), folder)
             }
             Transport::Python { path, env } => {
-                let arguments = vec!["-c".into(), PYTHON_TOOLS.into(), path.into()];
+                let mut arguments = vec!["-c".into(), PYTHON_TOOLS.into(), path.into()];
+                arguments.extend(self.launch.reload.then(|| "--reload".into()));
                 ("python3".into(), arguments, Some(env), None)
             }
             Transport::Http { .. } | Transport::Builtin { .. } => (OsString::new(), Vec::new(), None, None),

@@ -104,6 +104,7 @@ impl Tools {
             base_environment,
             concurrency: 4,
             discover_scope: true,
+            reload: false,
             warm: 0,
             builtin: Arc::new(|name| {
                 (name == "tally").then(|| Arc::new(Tally::default()) as Arc<dyn Toolset>)

@@ -227,6 +227,7 @@ async fn compiled_in_toolsets_stand_beside_the_others() {
         concurrency: 1,
         warm: 0,
         discover_scope: true,
+        reload: false,
         builtin: Arc::new(builtin),
     };
     let manager = UpstreamManager::new(manifest, options);

@@ -105,6 +105,7 @@ impl Stage {
             base_environment: base,
             concurrency,
             discover_scope,
+            reload: false,
             warm,
             builtin: Arc::new(|_| None),
         };

@@ -36,6 +36,7 @@ async fn main() -> ExitCode {
         concurrency: 1,
         warm: 0,
         discover_scope: false,
+        reload: false,
         builtin: Arc::new(|_| None),
     };
     let manager = UpstreamManager::new(manifest, options);
