@@ -12,7 +12,8 @@ use oxenv_core::{
 use oxenv_wire::{Schemas, Tool};
 
 use crate::environment::HostedEnvironment;
-use crate::host::{Host, HostError};
+use crate::host::Host;
+use crate::host_error::HostError;
 use crate::protocol::{Created, Loaded};
 use crate::session::HostedSession;
 use crate::tasks::HostedTasks;

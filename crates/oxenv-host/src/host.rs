@@ -1,7 +1,7 @@
 //! The host: starts the template, keeps spare workers, and starts all of it again when it is lost.
 //!
 //! Invariant: a spare has imported the environment and made nothing of it, so it is new to any session
-//! that takes it; no worker serves two sessions.
+//! that takes it; no worker serves two sessions, unless [`HostOptions::reuse`] allows it.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -22,11 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::frames::FrameStream;
+use crate::host_error::HostError;
 use crate::log_tail::LogTail;
 use crate::places::{Place, Places};
-use crate::protocol::{
-    ErrorKind, HostSource, Loaded, Reply, TemplateRequest, WorkerError, WorkerLimits, WorkerPlace,
-};
+use crate::protocol::{HostSource, Loaded, Reply, TemplateRequest, WorkerLimits, WorkerPlace};
 use crate::reload::WatchedFolder;
 use crate::template::{ExitWatch, Template};
 use crate::worker::{Worker, WorkerProcess};
@@ -71,6 +70,8 @@ pub struct HostOptions {
     pub isolation: Option<Isolation>,
     /// Workers that are kept ready for the next sessions.
     pub spares: usize,
+    /// Whether a worker whose session has ended serves another one: what its modules hold stays.
+    pub reuse: bool,
     /// The folder of which each session gets a copy as its working directory; absent: all share the present.
     pub directory: Option<PathBuf>,
     /// `simulation` or `production`, which the environment finds in `OPENENV_MODE`.
@@ -83,47 +84,6 @@ pub struct HostOptions {
     pub reload: bool,
     /// What starts and ends processes.
     pub supervisor: Supervisor,
-}
-
-/// Why an environment cannot be served.
-#[derive(Debug)]
-pub struct HostError {
-    /// What happened and what to do about it.
-    pub message: String,
-    /// The module that is not installed, if that is why.
-    pub missing_module: Option<String>,
-}
-
-impl std::fmt::Display for HostError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for HostError {}
-
-impl HostError {
-    fn new(message: impl Into<String>) -> Self {
-        HostError { message: message.into(), missing_module: None }
-    }
-
-    fn import(error: WorkerError, lines: &str) -> Self {
-        let shown = match error.kind {
-            ErrorKind::Host => error.message,
-            _ => match error.trace {
-                Some(trace) => format!("the environment cannot be imported: {}\n{trace}", error.message),
-                None => format!("the environment cannot be imported: {}", error.message),
-            },
-        };
-        let message = if lines.is_empty() { shown } else { format!("{shown}\nits output:\n{lines}") };
-        HostError { message, missing_module: error.module }
-    }
-}
-
-impl From<io::Error> for HostError {
-    fn from(error: io::Error) -> Self {
-        HostError::new(error.to_string())
-    }
 }
 
 /// An imported environment, and what makes workers of it.
@@ -306,8 +266,29 @@ impl Host {
     }
 
     /// Lets a worker close its environment; nothing waits.
-    pub(crate) fn dismiss(&self, worker: Worker) {
-        self.closing.spawn(worker.close());
+    pub(crate) fn dismiss(self: &Arc<Self>, worker: Worker) {
+        if self.options.reuse {
+            let host = Arc::clone(self);
+            self.closing.spawn(async move { host.keep(worker).await });
+        } else {
+            self.closing.spawn(worker.close());
+        }
+    }
+
+    /// Makes the worker of an ended session ready for the next one, or lets it end.
+    async fn keep(&self, worker: Worker) {
+        if self.ending.is_cancelled() || self.change_since(&worker).is_some() {
+            return worker.close().await;
+        }
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let released = async {
+            let place = self.places.folders(number).await?;
+            worker.release(self.places.socket(number)?, place).await
+        };
+        match released.await {
+            Ok(worker) => self.spares.lock().push_back(worker),
+            Err(error) => tracing::warn!("a worker ends with its session, although --reuse is set: {error}"),
+        }
     }
 
     /// Waits until the workers of ended sessions are gone, and ends what is left. No session is made any

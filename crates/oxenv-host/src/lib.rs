@@ -11,6 +11,7 @@ mod environment;
 mod factory;
 mod frames;
 mod host;
+mod host_error;
 mod limits;
 mod log_tail;
 mod places;
@@ -25,5 +26,6 @@ mod worker_exit;
 
 pub use directory::{MAX_COPIED_BYTES, size};
 pub use factory::HostedFactory;
-pub use host::{Host, HostError, HostOptions, Isolation};
+pub use host::{Host, HostOptions, Isolation};
+pub use host_error::HostError;
 pub use protocol::{HostSource, WorkerLimits};

@@ -86,6 +86,13 @@ impl Places {
 
     /// The place of a worker. A copy takes as long as it takes, so no thread that serves others makes it.
     pub(crate) async fn worker(self: &Arc<Self>, number: u64) -> io::Result<Place> {
+        let mut place = self.folders(number).await?;
+        place.limits = self.limiter.apply(number)?;
+        Ok(place)
+    }
+
+    /// Folders for a worker that is in a place already, whose limits stay.
+    pub(crate) async fn folders(self: &Arc<Self>, number: u64) -> io::Result<Place> {
         let places = Arc::clone(self);
         let making = move || {
             let name = number.to_string();
@@ -93,7 +100,7 @@ impl Places {
             if let Some(directories) = places.directories.lock().clone() {
                 folders.push(Arc::new(directories.copies.open(&name)?));
             }
-            Ok(Place { folders, limits: places.limiter.apply(number)? })
+            Ok(Place { folders, limits: AppliedLimits::default() })
         };
         tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
     }
@@ -119,6 +126,11 @@ impl Place {
     /// The place of a session that has none of its own: that of its template.
     pub(crate) fn shared() -> Self {
         Place { folders: Vec::new(), limits: AppliedLimits::default() }
+    }
+
+    /// Moves to other folders, and keeps the limits.
+    pub(crate) fn move_to(&mut self, other: Place) {
+        self.folders = other.folders;
     }
 
     /// The part of a request that names it.

@@ -115,6 +115,13 @@ pub(crate) enum SessionRequest<'a> {
         method: &'a str,
         arguments: &'a [Value],
     },
+    /// Close the environment, and be ready for another session's.
+    Release {
+        /// Where its output goes from now on.
+        log: &'a Path,
+        #[serde(flatten)]
+        place: WorkerPlace<'a>,
+    },
     Close,
 }
 

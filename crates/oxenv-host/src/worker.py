@@ -4,7 +4,7 @@ It uses the standard library alone and is started with the environment's own Pyt
 in one of two roles:
 
     worker.py template   imports the environment once; each session is a forked child, or a thread
-    worker.py session    imports the environment and serves one session
+    worker.py session    imports the environment and serves one session at a time
 
 Its stdin is a Unix socket that leads to the server. A forked child connects to a socket of its own, first
 for requests, then for what it writes to stdout and stderr; a thread connects once. Both ways a message is a
@@ -48,6 +48,8 @@ MAX_TRACEBACK = 16 << 10
 MAX_MESSAGE = 16 << 10
 TASK_METHODS = ("list_splits", "list_tasks", "num_tasks", "get_task", "get_task_range")
 TOOL_TIMEOUT = 30.0
+# How long the threads of an ended session have to end.
+THREADS_TIMEOUT = 1.0
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 # The exit status of a process that was refused memory by its limit.
@@ -794,6 +796,9 @@ class Session:
         self.alone = alone
         """Whether it has the process, and with it the generators, to itself."""
         self.environment = self.loop = self.mcp = self.reset = self.step = None
+        self.threads = set(threading.enumerate())
+        """Those that are no session's own."""
+        self.children = children() if alone else set()
 
     def serve(self):
         """Answers requests until the server closes the session or the connection."""
@@ -919,6 +924,30 @@ class Session:
             self.run(self.environment.close())
         return b'{"ok":{}}'
 
+    def do_release(self, log, **place):
+        """Closes the environment, and makes the process ready for another session."""
+        self.do_close()
+        self.environment = self.mcp = self.reset = self.step = None
+        if self.loop is not None:
+            end_loop(self.loop)
+            self.loop = None
+        gc.collect()
+        end_children(self.children)
+        threads = self.threads_left()
+        if threads:
+            return error_reply("host", f"the session has left threads: {', '.join(threads)}")
+        flush_output()
+        write_to(log)
+        prepare_place(place)
+        return b'{"ok":{}}'
+
+    def threads_left(self):
+        """The names of the session's threads that go on."""
+        end = time.monotonic() + THREADS_TIMEOUT
+        for thread in set(threading.enumerate()) - self.threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return [thread.name for thread in set(threading.enumerate()) - self.threads]
+
     def observed(self, observation):
         """An observation as the parts that the server puts together."""
         fields = dump(observation)
@@ -954,6 +983,19 @@ class Session:
         fields.pop("episode_id", None)
         fields.pop("step_count", None)
         return {"fields": fields}
+
+
+def end_loop(loop):
+    """Ends an event loop with its tasks and threads."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 def is_json(value):
@@ -1132,7 +1174,7 @@ class FunctionTools:
         except Exception:
             return None
         if in_main_thread():
-            if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+            if signal.getsignal(signal.SIGALRM) not in (signal.SIG_DFL, raise_time_is_up):
                 return None
             signal.signal(signal.SIGALRM, raise_time_is_up)
         return found
@@ -1531,13 +1573,7 @@ class Template:
 
     def kill_orphans(self):
         """Ends what an ended worker has left: a living one is the parent of all that it started."""
-        while orphans := children() - self.own - self.workers.keys():
-            for pid in orphans:
-                kill_process(pid)
-                try:
-                    os.waitpid(pid, 0)
-                except ChildProcessError:
-                    pass
+        end_children(self.own | self.workers.keys())
 
     def exited(self, worker, status, error):
         ended = {"worker": worker, "status": status, "error": error}
@@ -1549,6 +1585,17 @@ def kill_process(pid):
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+
+
+def end_children(kept):
+    """Ends all children but these, and what they leave to this process."""
+    while ended := children() - kept:
+        for pid in ended:
+            kill_process(pid)
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass
 
 
 def flush_output():

@@ -70,6 +70,10 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "N")]
     pub(crate) spares: Option<usize>,
 
+    /// Let a process whose session has ended serve the next one; what its modules hold stays
+    #[arg(long)]
+    pub(crate) reuse: bool,
+
     /// Import the Python environment again when a file of its folder changes, which ends all sessions
     #[arg(long)]
     pub(crate) reload: bool,
@@ -228,6 +232,7 @@ pub(crate) async fn start(
             Some(IsolationName::Thread) => 0,
             _ => args.spares.unwrap_or(DEFAULT_SPARES),
         },
+        reuse: args.reuse,
         mode: mode.name(),
         limits: WorkerLimits {
             memory: args.worker_memory.map(ByteSize::get),
@@ -254,6 +259,9 @@ pub(crate) async fn start(
     if let Some(limits) = host.limits() {
         tracing::info!("limits of each session: {limits}");
     }
+    if args.reuse {
+        tracing::info!("--reuse: a process whose session has ended serves the next one");
+    }
     for note in host.notes() {
         tracing::warn!("{note}");
     }
@@ -267,6 +275,7 @@ fn check_threads(args: &HostArgs) -> anyhow::Result<()> {
         ("--worker-memory", args.worker_memory.is_some()),
         ("--worker-cpu-seconds", args.worker_cpu_seconds.is_some()),
         ("--worker-processes", args.worker_processes.is_some()),
+        ("--reuse", args.reuse),
         ("--spares", args.spares.is_some()),
         ("--cwd private", args.cwd == Some(DirectoryName::Private)),
     ];
