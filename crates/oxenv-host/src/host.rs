@@ -78,6 +78,8 @@ pub struct HostOptions {
     pub mode: &'static str,
     /// What each worker may use.
     pub limits: WorkerLimits,
+    /// Whether each of its processes has a network of its own, with loopback only.
+    pub without_network: bool,
     /// How long importing may take.
     pub import_timeout: Duration,
     /// Whether a change of a file of its folder ends all sessions and imports it again.
@@ -117,7 +119,8 @@ impl Host {
         let HostSource { folder, path, .. } = &options.source;
         let folder = folder.as_deref().or(path.as_deref()).filter(|_| options.reload);
         let watched = folder.map(WatchedFolder::new).transpose()?;
-        let places = Arc::new(Places::new(options.directory.as_deref(), options.limits)?);
+        let places =
+            Arc::new(Places::new(options.directory.as_deref(), options.limits, options.without_network)?);
         let mut host = Host {
             isolation: options.isolation.unwrap_or(Isolation::Fork),
             loaded: Loaded::default(),

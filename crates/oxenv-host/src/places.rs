@@ -25,6 +25,8 @@ pub(crate) struct Places {
     /// Working directories, where sessions have their own.
     directories: Mutex<Option<Arc<Directories>>>,
     limiter: Limiter,
+    /// Whether each process has a network of its own, with loopback only.
+    without_network: bool,
 }
 
 /// Where working directories come from.
@@ -38,6 +40,7 @@ struct Directories {
 pub(crate) struct Place {
     /// For temporary files, and then its working directory if it has its own.
     folders: Vec<Arc<Workspace>>,
+    without_network: bool,
     pub(crate) limits: AppliedLimits,
 }
 
@@ -52,13 +55,17 @@ impl Places {
     ///
     /// # Errors
     /// The folder cannot be copied, or a limit cannot be set.
-    pub(crate) fn new(folder: Option<&Path>, limits: WorkerLimits) -> io::Result<Self> {
+    pub(crate) fn new(
+        folder: Option<&Path>,
+        limits: WorkerLimits,
+        without_network: bool,
+    ) -> io::Result<Self> {
         let temporaries = Workspaces::new(&std::env::temp_dir(), WorkspaceSource::Empty)?;
         let shared = temporaries.open("host")?;
         std::fs::write(shared.path().join("worker.py"), WORKER_SCRIPT)?;
         let directories = folder.map(|folder| Directories::copy(folder, temporaries.open("folder")?));
         let directories = Mutex::new(directories.transpose()?);
-        Ok(Places { shared, temporaries, directories, limiter: Limiter::new(limits)? })
+        Ok(Places { shared, temporaries, directories, limiter: Limiter::new(limits)?, without_network })
     }
 
     /// Copies a folder again, for processes that are started from now on.
@@ -88,10 +95,11 @@ impl Places {
     pub(crate) async fn worker(self: &Arc<Self>, number: u64) -> io::Result<Place> {
         let mut place = self.folders(number).await?;
         place.limits = self.limiter.apply(number)?;
+        place.without_network = self.without_network;
         Ok(place)
     }
 
-    /// Folders for a worker that is in a place already, whose limits stay.
+    /// Folders for a worker that is in a place already, whose limits and network stay.
     pub(crate) async fn folders(self: &Arc<Self>, number: u64) -> io::Result<Place> {
         let places = Arc::clone(self);
         let making = move || {
@@ -100,7 +108,7 @@ impl Places {
             if let Some(directories) = places.directories.lock().clone() {
                 folders.push(Arc::new(directories.copies.open(&name)?));
             }
-            Ok(Place { folders, limits: AppliedLimits::default() })
+            Ok(Place { folders, without_network: false, limits: AppliedLimits::default() })
         };
         tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
     }
@@ -109,7 +117,7 @@ impl Places {
     pub(crate) fn template(&self, number: u64) -> io::Result<Place> {
         let mut folders = vec![Arc::new(self.temporaries.open(&format!("template-{number}"))?)];
         folders.extend(self.directories.lock().as_ref().map(|directories| Arc::clone(&directories.base)));
-        Ok(Place { folders, limits: AppliedLimits::default() })
+        Ok(Place { folders, without_network: self.without_network, limits: AppliedLimits::default() })
     }
 }
 
@@ -125,10 +133,10 @@ impl Directories {
 impl Place {
     /// The place of a session that has none of its own: that of its template.
     pub(crate) fn shared() -> Self {
-        Place { folders: Vec::new(), limits: AppliedLimits::default() }
+        Place { folders: Vec::new(), without_network: false, limits: AppliedLimits::default() }
     }
 
-    /// Moves to other folders, and keeps the limits.
+    /// Moves to other folders, and keeps limits and network.
     pub(crate) fn move_to(&mut self, other: Place) {
         self.folders = other.folders;
     }
@@ -138,6 +146,7 @@ impl Place {
         WorkerPlace {
             temporary: self.folders.first().map(|folder| folder.path()),
             directory: self.folders.get(1).map(|folder| folder.path()),
+            without_network: self.without_network,
             limits: self.limits.rlimits,
             groups: &self.limits.groups,
         }

@@ -68,6 +68,9 @@ pub(crate) struct WorkerPlace<'a> {
     /// Its folder for temporary files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) temporary: Option<&'a Path>,
+    /// Whether it leaves the machine's network, before it runs anything of the environment.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) without_network: bool,
     /// What it limits for itself.
     pub(crate) limits: WorkerLimits,
     /// Files in which it enters its number, before it runs anything of the environment.

@@ -52,6 +52,10 @@ TOOL_TIMEOUT = 30.0
 THREADS_TIMEOUT = 1.0
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
+IFF_UP = 1
 # The exit status of a process that was refused memory by its limit.
 EXIT_OUT_OF_MEMORY = 98
 CORE_MODULES = ("openenv.core.env_server", "openenv_core.env_server", "core.env_server")
@@ -1337,20 +1341,72 @@ def client_error_text(error, tool_name):
 
 
 @functools.lru_cache(maxsize=None)
-def process_options():
-    """prctl, where there is one; found once, so that no forked child has to."""
+def system_library():
+    """The C library, where it can be called; found once, so that no forked child has to."""
     try:
         import ctypes
 
-        return ctypes.CDLL(None).prctl
+        return ctypes.CDLL(None, use_errno=True)
     except Exception:
         return None
 
 
 def set_process_option(option, value):
-    prctl = process_options()
+    prctl = getattr(system_library(), "prctl", None)
     if prctl is not None:
         prctl(option, value, 0, 0, 0)
+
+
+def leave_network():
+    """Moves this process, which has one thread, into a network of its own with loopback only."""
+    try:
+        user, group = os.geteuid(), os.getegid()
+        try:
+            unshare(CLONE_NEWNET)
+        except PermissionError:
+            # In a user namespace of its own a process may have a network of its own.
+            unshare(CLONE_NEWUSER | CLONE_NEWNET)
+            maps = {"setgroups": "deny", "uid_map": f"{user} {user} 1", "gid_map": f"{group} {group} 1"}
+            for name, text in maps.items():
+                set_own_map(name, text)
+            # The kernel forgets it with a change of rights.
+            set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
+        start_loopback()
+    except OSError as error:
+        raise HostError(
+            f"--worker-network none cannot hold here: {error}; run as root (in a container, with the "
+            "capability SYS_ADMIN) or where user namespaces are allowed, or leave it out"
+        ) from None
+
+
+def set_own_map(name, text):
+    """Says in a new user namespace which user or group of the one before is which."""
+    path = f"/proc/self/{name}"
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {os.strerror(error.errno)}") from None
+
+
+def unshare(flags):
+    """Gives this process namespaces of its own."""
+    function = getattr(system_library(), "unshare", None)
+    if function is None:
+        raise OSError("this system or this Python has no unshare")
+    if function(flags) != 0:
+        error = sys.modules["ctypes"].get_errno()
+        raise OSError(error, f"unshare: {os.strerror(error)}")
+
+
+def start_loopback():
+    """Lets a new network's only interface carry what is sent to 127.0.0.1."""
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        flags = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH22x", b"lo", 0))
+        up = struct.unpack_from("16xH", flags)[0] | IFF_UP
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", up))
 
 
 def forget_inherited_exits():
@@ -1434,10 +1490,12 @@ def memory_is_limited():
 
 
 def prepare_place(request):
-    """Enters the session's own groups and folder, and takes its limits."""
+    """Enters the session's own groups, network and folder, and takes its limits."""
     for group in request.get("groups") or ():
         with open(group, "w", encoding="ascii") as file:
             file.write("0")
+    if request.get("without_network"):
+        leave_network()
     temporary = request.get("temporary")
     if temporary:
         os.environ["TMPDIR"] = temporary
@@ -1475,6 +1533,7 @@ class Template:
         """Threads that ended: the main thread reports them."""
 
     def load(self, request):
+        prepare_place(request)
         self.hosted = Hosted(request)
         described = self.hosted.describe()
         self.found = generators()
@@ -1517,7 +1576,6 @@ class Template:
     def handle(self, request):
         operation = request.pop("op")
         if operation == "load":
-            prepare_place(request)
             self.connection.send(loaded_reply(lambda: self.load(request)))
             self.await_children()
         elif operation == "fork":
@@ -1660,7 +1718,6 @@ def main():
     request = connection.receive()
     if request is None:
         return
-    prepare_place(request)
     reply = loaded_reply(lambda: template.load(request))
     loaded = reply.startswith(b'{"ok"')
     if loaded:
