@@ -73,6 +73,10 @@ impl EnvironmentFactory for HostedFactory {
         Work::done(Err(Failure::unsupported(says)))
     }
 
+    fn problem(&self) -> Option<String> {
+        self.host.problem()
+    }
+
     fn server_tools(&self) -> Arc<Toolbox> {
         Arc::clone(&self.all)
     }

@@ -26,6 +26,7 @@ use crate::host_error::HostError;
 use crate::log_tail::LogTail;
 use crate::places::{Place, Places};
 use crate::protocol::{HostSource, Loaded, Reply, TemplateRequest, WorkerLimits, WorkerPlace};
+use crate::readiness::Readiness;
 use crate::reload::WatchedFolder;
 use crate::template::{ExitWatch, Template};
 use crate::worker::{Worker, WorkerProcess};
@@ -105,6 +106,7 @@ pub struct Host {
     ending: CancellationToken,
     /// The changes of the environment's files so far, with the file of the last one.
     changes: Mutex<(u64, String)>,
+    readiness: Readiness,
     /// Processes that no template ends.
     fresh: Mutex<Vec<Weak<Child>>>,
 }
@@ -133,6 +135,7 @@ impl Host {
             closing: TaskTracker::new(),
             ending: CancellationToken::new(),
             changes: Mutex::default(),
+            readiness: Readiness::default(),
             fresh: Mutex::default(),
         };
         let (template, loaded) = host.load_template().await?;
@@ -341,14 +344,48 @@ impl Host {
     }
 
     async fn make(self: &Arc<Self>) -> Result<Worker, HostError> {
-        if self.isolation == Isolation::Fresh {
-            return self.start_fresh().await;
+        let made = match self.isolation {
+            Isolation::Fresh => self.start_fresh().await,
+            Isolation::Fork | Isolation::Thread => match self.start_in_template().await {
+                // It was lost just now: the next one imports the environment again.
+                Err(_) if self.template_is_lost().await => self.start_in_template().await,
+                made => made,
+            },
+        };
+        self.readiness.note(&made);
+        made
+    }
+
+    /// Why no worker can be made, as far as is known. A lost template is started again, and what has failed
+    /// is tried again, without waiting.
+    pub(crate) fn problem(self: &Arc<Self>) -> Option<String> {
+        let template = self.template.try_lock();
+        let is_lost = template.is_ok_and(|template| template.as_ref().is_none_or(|each| each.is_lost()));
+        if is_lost && self.isolation != Isolation::Fresh && self.readiness.problem().is_none() {
+            let lost =
+                HostError::new("the process that imported the environment has ended; it is started again");
+            self.readiness.note::<()>(&Err(lost));
+            self.try_again();
+        } else if self.readiness.is_retry_due() {
+            self.try_again();
         }
-        match self.start_in_template().await {
-            // It was lost just now: the next one imports the environment again.
-            Err(_) if self.template_is_lost().await => self.start_in_template().await,
-            made => made,
+        self.readiness.problem()
+    }
+
+    /// Makes a worker, which is kept as a spare.
+    fn try_again(self: &Arc<Self>) {
+        let host = Arc::clone(self);
+        if self.closing.is_closed() {
+            return;
         }
+        self.closing.spawn(async move {
+            let Ok(_alone) = host.filling.try_lock() else { return };
+            match host.ending.run_until_cancelled(host.make()).await {
+                Some(Ok(worker)) => host.spares.lock().push_back(worker),
+                Some(Err(error)) => tracing::warn!(%error, "no worker can be made"),
+                None => {}
+            }
+        });
     }
 
     async fn start_in_template(self: &Arc<Self>) -> Result<Worker, HostError> {

@@ -16,6 +16,7 @@ mod limits;
 mod log_tail;
 mod places;
 mod protocol;
+mod readiness;
 mod reload;
 mod session;
 mod tasks;
