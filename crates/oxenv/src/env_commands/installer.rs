@@ -79,7 +79,7 @@ impl Installer {
         if arguments.is_empty() { Ok(()) } else { self.install(python, &arguments).await }
     }
 
-    /// Installs what `uv.lock` has for the project, without the project itself and what is for its developers.
+    /// Installs what `uv.lock` has for the project, without the project itself and its groups for developers.
     async fn sync(&self, uv: &Path, python: &Path) -> anyhow::Result<()> {
         let flags = ["--locked", "--inexact", "--no-install-project", "--no-default-groups", "--python"];
         let mut words: Vec<OsString> = vec![uv.into(), "sync".into()];
