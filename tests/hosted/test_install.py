@@ -17,11 +17,13 @@ PLAIN_PATH = os.pathsep.join(["/usr/local/bin", "/usr/bin", "/bin"])
 INSTALL_TIMEOUT_S = 120.0
 
 
-def make_wheel(folder: Path, name: str, files: dict[str, str] | None = None) -> None:
+def make_wheel(
+    folder: Path, name: str, files: dict[str, str] | None = None, version: str = "1.0"
+) -> None:
     """A wheel with these files; without any, with one module, which is called as the package."""
-    info = f"{name}-1.0.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         for path, text in (files or {f"{name}.py": "SIDES = 6\n"}).items():
             wheel.writestr(path, text)
         wheel.writestr(f"{info}/METADATA", metadata)
@@ -174,3 +176,59 @@ def test_without_a_name_it_is_the_python3_of_the_path(folder, wheels):
     ask = ["python3", "-c", "import platform; print(platform.python_version())"]
     known = subprocess.run(ask, capture_output=True, text=True, env=variables(wheels, uv=True), timeout=60)
     assert json.loads(done.stdout)["version"] == known.stdout.strip()
+
+
+def uv_project(folder: Path, more: str = "") -> None:
+    """Says that the folder needs any version of the dice."""
+    project = '[project]\nname = "dice"\nversion = "0.1"\nrequires-python = ">=3.10"\n'
+    (folder / "pyproject.toml").write_text(project + 'dependencies = ["oxenv-test-dice"]\n' + more)
+
+
+def lock(folder: Path, wheels: Path) -> None:
+    done = subprocess.run(
+        [str(UV), "lock"], cwd=folder, env=variables(wheels, uv=True), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("uv", [False, True], ids=["pip", "uv"])
+def test_the_versions_of_a_lock_are_uv_s_alone(folder, wheels, uv):
+    uv_project(folder)
+    lock(folder, wheels)
+    locked, before = (folder / "uv.lock").read_text(), files(folder)
+    make_wheel(wheels, "oxenv_test_dice", version="2.0")
+    done = install(folder, wheels, "--python", sys.executable, "--json", uv=uv)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["locked"] is uv
+    assert told["packages"]["oxenv_test_dice"] == ("1.0" if uv else "2.0")
+    # The list of the folder's server is not in the lock.
+    assert told["packages"]["oxenv_test_coin"] == "1.0" and "dice" not in told["packages"]
+    assert ("note: pip does not follow uv.lock: " in done.stderr) is not uv
+    assert (folder / "uv.lock").read_text() == locked and files(folder) == before | {".venv"}
+    again = install(folder, wheels, "--json", uv=uv)
+    assert json.loads(again.stdout) == told | {"made": False}
+
+
+def test_a_lock_that_does_not_fit_the_project_is_refused(folder, wheels):
+    uv_project(folder)
+    lock(folder, wheels)
+    locked = (folder / "uv.lock").read_text()
+    uv_project(folder, "[project.optional-dependencies]\nmore = ['oxenv-test-coin']\n")
+    refused = install(folder, wheels, "--python", sys.executable, uv=True)
+    assert refused.returncode == 1 and "what uv.lock has cannot be installed" in refused.stderr
+    assert "uv lock" in refused.stderr and (folder / "uv.lock").read_text() == locked
+
+
+@pytest.mark.parametrize("uv", [False, True], ids=["pip", "uv"])
+def test_sources_are_uv_s_alone(folder, wheels, uv):
+    make_wheel(folder, "oxenv_test_dice", version="3.0")
+    wheel = "oxenv_test_dice-3.0-py3-none-any.whl"
+    uv_project(folder, f'[tool.uv.sources]\noxenv-test-dice = {{ path = "{wheel}" }}\n')
+    done = install(folder, wheels, "--python", sys.executable, "--json", uv=uv)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["packages"]["oxenv_test_dice"] == ("3.0" if uv else "1.0") and not told["locked"]
+    note = "note: pip does not follow [tool.uv.sources] of pyproject.toml: "
+    assert (note in done.stderr) is not uv
+    assert "uv.lock" not in files(folder)

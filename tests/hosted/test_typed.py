@@ -1,11 +1,18 @@
 """Typed environments behind the stock client: reset, step, state, errors, schemas."""
 
 import json
+import re
+import sys
 import urllib.request
 
 import pytest
 from clients.stock import run
 from openenv.core import GenericEnvClient
+from openenv.core.env_server.serialization import serialize_observation
+from openenv.core.env_server.types import WSObservationResponse
+from websockets.sync.client import connect
+
+from hosted.conftest import ENVIRONMENTS
 
 
 def get(server, path):
@@ -143,6 +150,26 @@ def test_values_are_written_as_the_reference_writes_them(host):
         assert (await env.state())["mood"] == "fine"
 
     episode(server, play)
+
+
+def test_keys_that_json_spells_alike_are_all_written_as_the_reference_writes_them(host):
+    server = host("kinds:MixedKeys")
+    sys.path.insert(0, str(ENVIRONMENTS))
+    import kinds
+
+    stock = WSObservationResponse(data=serialize_observation(kinds.Keyed())).model_dump_json()
+    board = re.search(r'"board":\{[^}]*\}', stock).group()
+    assert board == '"board":{"1":"a","1":"b","2.5":"c","None":"d","None":"e","1,2":"f"}'
+    with connect(server.url.replace("http", "ws") + "/ws") as socket:
+        for request in ('{"type":"reset","data":{}}', '{"type":"step","data":{"sides":2}}'):
+            socket.send(request)
+            assert board in socket.recv()
+
+    async def play(env):
+        return (await env.reset()).observation["board"]
+
+    # A client reads the last of them.
+    assert episode(server, play) == {"1": "b", "2.5": "c", "None": "e", "1,2": "f"}
 
 
 def test_actions_that_are_spelled_as_tool_calls_are_the_environments_own(host):

@@ -219,6 +219,12 @@ pub trait EnvironmentFactory: Send + Sync {
         })
     }
 
+    /// Why no environment can be made at present; absent: as far as is known, one can. Never waits, and may
+    /// begin to mend it.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
     /// The tools that need no session; offered in production to callers that have none.
     fn server_tools(&self) -> Arc<Toolbox> {
         Arc::new(Toolbox::empty())

@@ -13,7 +13,8 @@ use oxenv_core::{
 use oxenv_wire::{Schemas, Tool};
 
 use crate::environment::HostedEnvironment;
-use crate::host::{Host, HostError, Isolation};
+use crate::host::{Host, Isolation};
+use crate::host_error::HostError;
 use crate::protocol::{Created, Loaded};
 use crate::session::HostedSession;
 use crate::tasks::HostedTasks;
@@ -109,6 +110,10 @@ impl EnvironmentFactory for HostedFactory {
         let name = &self.spec.name;
         let says = format!("environment '{name}' cannot be snapshotted: it runs in a process of its own");
         Work::done(Err(Failure::unsupported(says)))
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.host.problem()
     }
 
     fn server_tools(&self) -> Arc<Toolbox> {

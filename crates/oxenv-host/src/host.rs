@@ -1,7 +1,7 @@
 //! The host: starts the template, keeps spare workers, and starts all of it again when it is lost.
 //!
 //! Invariant: a spare has imported the environment and made nothing of it, so it is new to any session
-//! that takes it; no worker serves two sessions.
+//! that takes it; no worker serves two sessions, unless [`HostOptions::reuse`] allows it.
 
 mod copy;
 
@@ -25,11 +25,11 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::copy::CopyError;
 use crate::frames::FrameStream;
+use crate::host_error::HostError;
 use crate::log_tail::LogTail;
 use crate::places::{Place, Places};
-use crate::protocol::{
-    ErrorKind, HostSource, Loaded, Reply, TemplateRequest, WorkerError, WorkerLimits, WorkerPlace,
-};
+use crate::protocol::{HostSource, Loaded, Reply, TemplateRequest, WorkerLimits, WorkerPlace};
+use crate::readiness::Readiness;
 use crate::reload::WatchedFolder;
 use crate::template::{ExitWatch, Template};
 use crate::worker::{Worker, WorkerProcess};
@@ -74,59 +74,22 @@ pub struct HostOptions {
     pub isolation: Option<Isolation>,
     /// Workers that are kept ready for the next sessions.
     pub spares: usize,
+    /// Whether a worker whose session has ended serves another one: what its modules hold stays.
+    pub reuse: bool,
     /// The folder of which each session gets a copy as its working directory; absent: all share the present.
     pub directory: Option<PathBuf>,
     /// `simulation` or `production`, which the environment finds in `OPENENV_MODE`.
     pub mode: &'static str,
     /// What each worker may use.
     pub limits: WorkerLimits,
+    /// Whether each of its processes has a network of its own, with loopback only.
+    pub without_network: bool,
     /// How long importing may take.
     pub import_timeout: Duration,
     /// Whether a change of a file of its folder ends all sessions and imports it again.
     pub reload: bool,
     /// What starts and ends processes.
     pub supervisor: Supervisor,
-}
-
-/// Why an environment cannot be served.
-#[derive(Debug)]
-pub struct HostError {
-    /// What happened and what to do about it.
-    pub message: String,
-    /// The module that is not installed, if that is why.
-    pub missing_module: Option<String>,
-}
-
-impl std::fmt::Display for HostError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for HostError {}
-
-impl HostError {
-    fn new(message: impl Into<String>) -> Self {
-        HostError { message: message.into(), missing_module: None }
-    }
-
-    fn import(error: WorkerError, lines: &str) -> Self {
-        let shown = match error.kind {
-            ErrorKind::Host => error.message,
-            _ => match error.trace {
-                Some(trace) => format!("the environment cannot be imported: {}\n{trace}", error.message),
-                None => format!("the environment cannot be imported: {}", error.message),
-            },
-        };
-        let message = if lines.is_empty() { shown } else { format!("{shown}\nits output:\n{lines}") };
-        HostError { message, missing_module: error.module }
-    }
-}
-
-impl From<io::Error> for HostError {
-    fn from(error: io::Error) -> Self {
-        HostError::new(error.to_string())
-    }
 }
 
 /// An imported environment, and what makes workers of it.
@@ -146,6 +109,7 @@ pub struct Host {
     ending: CancellationToken,
     /// The changes of the environment's files so far, with the file of the last one.
     changes: Mutex<(u64, String)>,
+    readiness: Readiness,
     /// Processes that no template ends.
     fresh: Mutex<Vec<Weak<Child>>>,
 }
@@ -160,7 +124,8 @@ impl Host {
         let HostSource { folder, path, .. } = &options.source;
         let folder = folder.as_deref().or(path.as_deref()).filter(|_| options.reload);
         let watched = folder.map(WatchedFolder::new).transpose()?;
-        let places = Arc::new(Places::new(options.directory.as_deref(), options.limits)?);
+        let places =
+            Arc::new(Places::new(options.directory.as_deref(), options.limits, options.without_network)?);
         let mut host = Host {
             isolation: options.isolation.unwrap_or(Isolation::Fork),
             loaded: Loaded::default(),
@@ -173,6 +138,7 @@ impl Host {
             closing: TaskTracker::new(),
             ending: CancellationToken::new(),
             changes: Mutex::default(),
+            readiness: Readiness::default(),
             fresh: Mutex::default(),
         };
         let (template, loaded) = host.load_template().await?;
@@ -309,8 +275,30 @@ impl Host {
     }
 
     /// Lets a worker close its environment; nothing waits.
-    pub(crate) fn dismiss(&self, worker: Worker) {
-        self.closing.spawn(worker.close());
+    pub(crate) fn dismiss(self: &Arc<Self>, worker: Worker) {
+        if self.options.reuse {
+            let host = Arc::clone(self);
+            self.closing.spawn(async move { host.keep(worker).await });
+        } else {
+            self.closing.spawn(worker.close());
+        }
+    }
+
+    /// Makes the worker of an ended session ready for the next one, or lets it end.
+    async fn keep(&self, worker: Worker) {
+        let is_of_use = !worker.place().is_copy() && self.change_since(&worker).is_none();
+        if self.ending.is_cancelled() || !is_of_use {
+            return worker.close().await;
+        }
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let released = async {
+            let place = self.places.folders(number).await?;
+            worker.release(self.places.socket(number)?, place).await
+        };
+        match released.await {
+            Ok(worker) => self.spares.lock().push_back(worker),
+            Err(error) => tracing::warn!("a worker ends with its session, although --reuse is set: {error}"),
+        }
     }
 
     /// Waits until the workers of ended sessions are gone, and ends what is left. No session is made any
@@ -360,14 +348,48 @@ impl Host {
     }
 
     async fn make(self: &Arc<Self>) -> Result<Worker, HostError> {
-        if self.isolation == Isolation::Fresh {
-            return self.start_fresh().await;
+        let made = match self.isolation {
+            Isolation::Fresh => self.start_fresh().await,
+            Isolation::Fork | Isolation::Thread => match self.start_in_template().await {
+                // It was lost just now: the next one imports the environment again.
+                Err(_) if self.template_is_lost().await => self.start_in_template().await,
+                made => made,
+            },
+        };
+        self.readiness.note(&made);
+        made
+    }
+
+    /// Why no worker can be made, as far as is known. A lost template is started again, and what has failed
+    /// is tried again, without waiting.
+    pub(crate) fn problem(self: &Arc<Self>) -> Option<String> {
+        let template = self.template.try_lock();
+        let is_lost = template.is_ok_and(|template| template.as_ref().is_none_or(|each| each.is_lost()));
+        if is_lost && self.isolation != Isolation::Fresh && self.readiness.problem().is_none() {
+            let lost =
+                HostError::new("the process that imported the environment has ended; it is started again");
+            self.readiness.note::<()>(&Err(lost));
+            self.try_again();
+        } else if self.readiness.is_retry_due() {
+            self.try_again();
         }
-        match self.start_in_template().await {
-            // It was lost just now: the next one imports the environment again.
-            Err(_) if self.template_is_lost().await => self.start_in_template().await,
-            made => made,
+        self.readiness.problem()
+    }
+
+    /// Makes a worker, which is kept as a spare.
+    fn try_again(self: &Arc<Self>) {
+        let host = Arc::clone(self);
+        if self.closing.is_closed() {
+            return;
         }
+        self.closing.spawn(async move {
+            let Ok(_alone) = host.filling.try_lock() else { return };
+            match host.ending.run_until_cancelled(host.make()).await {
+                Some(Ok(worker)) => host.spares.lock().push_back(worker),
+                Some(Err(error)) => tracing::warn!(%error, "no worker can be made"),
+                None => {}
+            }
+        });
     }
 
     async fn start_in_template(self: &Arc<Self>) -> Result<Worker, HostError> {

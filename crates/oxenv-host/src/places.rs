@@ -25,6 +25,8 @@ pub(crate) struct Places {
     /// Working directories, where sessions have their own.
     directories: Mutex<Option<Arc<Directories>>>,
     limiter: Limiter,
+    /// Whether each process has a network of its own, with loopback only.
+    without_network: bool,
 }
 
 /// Where working directories come from.
@@ -40,6 +42,7 @@ pub(crate) struct Place {
     folders: Vec<Arc<Workspace>>,
     /// Those of the process that it was copied from first, at whose paths it sees its own.
     first: Vec<Arc<Workspace>>,
+    without_network: bool,
     pub(crate) limits: AppliedLimits,
 }
 
@@ -54,13 +57,17 @@ impl Places {
     ///
     /// # Errors
     /// The folder cannot be copied, or a limit cannot be set.
-    pub(crate) fn new(folder: Option<&Path>, limits: WorkerLimits) -> io::Result<Self> {
+    pub(crate) fn new(
+        folder: Option<&Path>,
+        limits: WorkerLimits,
+        without_network: bool,
+    ) -> io::Result<Self> {
         let temporaries = Workspaces::new(&std::env::temp_dir(), WorkspaceSource::Empty)?;
         let shared = temporaries.open("host")?;
         std::fs::write(shared.path().join("worker.py"), WORKER_SCRIPT)?;
         let directories = folder.map(|folder| Directories::copy(folder, temporaries.open("folder")?));
         let directories = Mutex::new(directories.transpose()?);
-        Ok(Places { shared, temporaries, directories, limiter: Limiter::new(limits)? })
+        Ok(Places { shared, temporaries, directories, limiter: Limiter::new(limits)?, without_network })
     }
 
     /// Copies a folder again, for processes that are started from now on.
@@ -88,6 +95,14 @@ impl Places {
 
     /// The place of a worker. A copy takes as long as it takes, so no thread that serves others makes it.
     pub(crate) async fn worker(self: &Arc<Self>, number: u64) -> io::Result<Place> {
+        let mut place = self.folders(number).await?;
+        place.limits = self.limiter.apply(number)?;
+        place.without_network = self.without_network;
+        Ok(place)
+    }
+
+    /// Folders for a worker that is in a place already, whose limits and network stay.
+    pub(crate) async fn folders(self: &Arc<Self>, number: u64) -> io::Result<Place> {
         let places = Arc::clone(self);
         let making = move || {
             let name = number.to_string();
@@ -95,7 +110,7 @@ impl Places {
             if let Some(directories) = places.directories.lock().clone() {
                 folders.push(Arc::new(directories.copies.open(&name)?));
             }
-            Ok(Place { folders, first: Vec::new(), limits: places.limiter.apply(number)? })
+            Ok(Place { folders, first: Vec::new(), without_network: false, limits: AppliedLimits::default() })
         };
         tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
     }
@@ -116,7 +131,12 @@ impl Places {
             {
                 copies.push(Arc::new(directory.fork(&directories.copies, &name)?));
             }
-            Ok(Place { folders: copies, first, limits: places.limiter.apply(number)? })
+            Ok(Place {
+                folders: copies,
+                first,
+                without_network: false,
+                limits: places.limiter.apply(number)?,
+            })
         };
         tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
     }
@@ -125,7 +145,12 @@ impl Places {
     pub(crate) fn template(&self, number: u64) -> io::Result<Place> {
         let mut folders = vec![Arc::new(self.temporaries.open(&format!("template-{number}"))?)];
         folders.extend(self.directories.lock().as_ref().map(|directories| Arc::clone(&directories.base)));
-        Ok(Place { folders, first: Vec::new(), limits: AppliedLimits::default() })
+        Ok(Place {
+            folders,
+            first: Vec::new(),
+            without_network: self.without_network,
+            limits: AppliedLimits::default(),
+        })
     }
 }
 
@@ -141,7 +166,17 @@ impl Directories {
 impl Place {
     /// The place of a session that has none of its own: that of its template.
     pub(crate) fn shared() -> Self {
-        Place { folders: Vec::new(), first: Vec::new(), limits: AppliedLimits::default() }
+        Place {
+            folders: Vec::new(),
+            first: Vec::new(),
+            without_network: false,
+            limits: AppliedLimits::default(),
+        }
+    }
+
+    /// Whether its process sees its folders at the paths of others.
+    pub(crate) fn is_copy(&self) -> bool {
+        !self.first.is_empty()
     }
 
     /// The folders of a copy, with the paths at which it sees them.
@@ -155,11 +190,17 @@ impl Place {
             .collect()
     }
 
+    /// Moves to other folders, and keeps limits and network.
+    pub(crate) fn move_to(&mut self, other: Place) {
+        self.folders = other.folders;
+    }
+
     /// The part of a request that names it.
     pub(crate) fn request(&self) -> WorkerPlace<'_> {
         WorkerPlace {
             temporary: self.folders.first().map(|folder| folder.path()),
             directory: self.folders.get(1).map(|folder| folder.path()),
+            without_network: self.without_network,
             limits: self.limits.rlimits,
             groups: &self.limits.groups,
         }

@@ -68,6 +68,9 @@ pub(crate) struct WorkerPlace<'a> {
     /// Its folder for temporary files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) temporary: Option<&'a Path>,
+    /// Whether it leaves the machine's network, before it runs anything of the environment.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) without_network: bool,
     /// What it limits for itself.
     pub(crate) limits: WorkerLimits,
     /// Files in which it enters its number, before it runs anything of the environment.
@@ -138,6 +141,13 @@ pub(crate) enum SessionRequest<'a> {
         groups: &'a [PathBuf],
         /// Folders, each with the path at which it is shown.
         folders: &'a [ShownFolder],
+    },
+    /// Close the environment, and be ready for another session's.
+    Release {
+        /// Where its output goes from now on.
+        log: &'a Path,
+        #[serde(flatten)]
+        place: WorkerPlace<'a>,
     },
     Close,
 }

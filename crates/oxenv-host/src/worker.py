@@ -4,7 +4,7 @@ It uses the standard library alone and is started with the environment's own Pyt
 in one of two roles:
 
     worker.py template   imports the environment once; each session is a forked child, or a thread
-    worker.py session    imports the environment and serves one session
+    worker.py session    imports the environment and serves one session at a time
 
 Its stdin is a Unix socket that leads to the server. A forked child connects to a socket of its own, first
 for requests, then for what it writes to stdout and stderr; a thread connects once. Both ways a message is a
@@ -50,6 +50,8 @@ MAX_TRACEBACK = 16 << 10
 MAX_MESSAGE = 16 << 10
 TASK_METHODS = ("list_splits", "list_tasks", "num_tasks", "get_task", "get_task_range")
 TOOL_TIMEOUT = 30.0
+# How long the threads of an ended session have to end.
+THREADS_TIMEOUT = 1.0
 PR_SET_PDEATHSIG = 1
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
@@ -58,6 +60,9 @@ MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 2
 PR_SET_CHILD_SUBREAPER = 36
+CLONE_NEWNET = 0x40000000
+SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
+IFF_UP = 1
 # The exit status of a process that was refused memory by its limit.
 EXIT_OUT_OF_MEMORY = 98
 CORE_MODULES = ("openenv.core.env_server", "openenv_core.env_server", "core.env_server")
@@ -808,6 +813,9 @@ class Session:
         self.copying = copying
         """What makes copies of its process; None where it cannot be forked."""
         self.environment = self.loop = self.mcp = self.reset = self.step = None
+        self.threads = set(threading.enumerate())
+        """Those that are no session's own."""
+        self.children = children() if alone else set()
 
     def serve(self):
         """Answers requests until the server closes the session or the connection."""
@@ -952,6 +960,30 @@ class Session:
             self.run(self.environment.close())
         return b'{"ok":{}}'
 
+    def do_release(self, log, **place):
+        """Closes the environment, and makes the process ready for another session."""
+        self.do_close()
+        self.environment = self.mcp = self.reset = self.step = None
+        if self.loop is not None:
+            end_loop(self.loop)
+            self.loop = None
+        gc.collect()
+        end_children(lambda: self.children)
+        threads = self.threads_left()
+        if threads:
+            return error_reply("host", f"the session has left threads: {', '.join(threads)}")
+        flush_output()
+        write_to(log)
+        prepare_place(place)
+        return b'{"ok":{}}'
+
+    def threads_left(self):
+        """The names of the session's threads that go on."""
+        end = time.monotonic() + THREADS_TIMEOUT
+        for thread in set(threading.enumerate()) - self.threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return [thread.name for thread in set(threading.enumerate()) - self.threads]
+
     def observed(self, observation):
         """An observation as the parts that the server puts together."""
         fields = dump(observation)
@@ -987,6 +1019,19 @@ class Session:
         fields.pop("episode_id", None)
         fields.pop("step_count", None)
         return {"fields": fields}
+
+
+def end_loop(loop):
+    """Ends an event loop with its tasks and threads."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 def is_json(value):
@@ -1165,7 +1210,7 @@ class FunctionTools:
         except Exception:
             return None
         if in_main_thread():
-            if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+            if signal.getsignal(signal.SIGALRM) not in (signal.SIG_DFL, raise_time_is_up):
                 return None
             signal.signal(signal.SIGALRM, raise_time_is_up)
         return found
@@ -1328,20 +1373,75 @@ def client_error_text(error, tool_name):
 
 
 @functools.lru_cache(maxsize=None)
-def process_options():
-    """prctl, where there is one; found once, so that no forked child has to."""
+def system_library():
+    """The C library, where it can be called; found once, so that no forked child has to."""
     try:
         import ctypes
 
-        return ctypes.CDLL(None).prctl
+        return ctypes.CDLL(None, use_errno=True)
     except Exception:
         return None
 
 
 def set_process_option(option, value):
-    prctl = process_options()
+    prctl = getattr(system_library(), "prctl", None)
     if prctl is not None:
         prctl(option, value, 0, 0, 0)
+
+
+def leave_network():
+    """Moves this process, which has one thread, into a network of its own with loopback only."""
+    try:
+        enter_namespaces(CLONE_NEWNET)
+        start_loopback()
+    except OSError as error:
+        raise HostError(
+            f"--worker-network none cannot hold here: {error}; run as root (in a container, with the "
+            "capability SYS_ADMIN) or where user namespaces are allowed, or leave it out"
+        ) from None
+
+
+def enter_namespaces(flags):
+    """Gives this process, which has one thread, namespaces of its own: in a user namespace of its own where it
+    may not have them otherwise."""
+    user, group = os.geteuid(), os.getegid()
+    try:
+        unshare(flags)
+    except PermissionError:
+        unshare(CLONE_NEWUSER | flags)
+        maps = {"setgroups": "deny", "uid_map": f"{user} {user} 1", "gid_map": f"{group} {group} 1"}
+        for name, text in maps.items():
+            set_own_map(name, text)
+        # The kernel forgets it with a change of rights.
+        set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def set_own_map(name, text):
+    """Says in a new user namespace which user or group of the one before is which."""
+    path = f"/proc/self/{name}"
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {os.strerror(error.errno)}") from None
+
+
+def unshare(flags):
+    """Gives this process namespaces of its own."""
+    function = getattr(system_library(), "unshare", None)
+    if function is None:
+        raise OSError("this system or this Python has no unshare")
+    check_status(function(flags), "unshare")
+
+
+def start_loopback():
+    """Lets a new network's only interface carry what is sent to 127.0.0.1."""
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        flags = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH22x", b"lo", 0))
+        up = struct.unpack_from("16xH", flags)[0] | IFF_UP
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", up))
 
 
 def forget_inherited_exits():
@@ -1432,8 +1532,10 @@ def enter_groups(groups):
 
 
 def prepare_place(request):
-    """Enters the session's own groups and folder, and takes its limits."""
+    """Enters the session's own groups, network and folder, and takes its limits."""
     enter_groups(request.get("groups") or ())
+    if request.get("without_network"):
+        leave_network()
     temporary = request.get("temporary")
     if temporary:
         os.environ["TMPDIR"] = temporary
@@ -1508,29 +1610,39 @@ def renew_loop(loop):
 
 def mount_folders(folders, mounted):
     """Shows each folder to this process alone at another's path, instead of what is mounted there."""
-    import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
+    def refuse(what):
+        raise Unsupported(f"the environment cannot be forked: {what}")
 
-    def refused(what):
-        raise Unsupported(f"the environment cannot be forked: {what}: {os.strerror(ctypes.get_errno())}")
+    try:
+        enter_namespaces(CLONE_NEWNS)
+    except OSError as error:
+        refuse(f"it has folders of its own, and this machine allows no mount namespace: {error}")
+    try:
+        mount("/", MS_REC | MS_PRIVATE)
+        for folder, shown_at in folders:
+            # A mount on the other would go with the other's folder.
+            if mounted:
+                unmount(shown_at)
+            mount(shown_at, MS_BIND, folder)
+    except OSError as error:
+        refuse(f"its folders cannot be mounted: {error}")
 
-    user, group = os.getuid(), os.getgid()
-    if libc.unshare(CLONE_NEWNS) != 0:
-        if libc.unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0:
-            refused("it has folders of its own, and this machine allows no mount namespace (unshare)")
-        maps = {"setgroups": "deny", "uid_map": f"{user} {user} 1", "gid_map": f"{group} {group} 1"}
-        for name, text in maps.items():
-            with open("/proc/self/" + name, "w", encoding="ascii") as file:
-                file.write(text)
-    if libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) != 0:
-        refused("its mounts cannot be made private")
-    for source, shown_at in folders:
-        # A mount on the other would go with the other's folder.
-        if mounted and libc.umount2(shown_at.encode(), MNT_DETACH) != 0:
-            refused(f"{shown_at} cannot be unmounted")
-        if libc.mount(source.encode(), shown_at.encode(), None, MS_BIND, None) != 0:
-            refused(f"its copy of {shown_at} cannot be mounted")
+
+def mount(place, flags, source=None):
+    source = None if source is None else source.encode()
+    check_status(system_library().mount(source, place.encode(), None, flags, None), f"mount {place}")
+
+
+def unmount(place):
+    check_status(system_library().umount2(place.encode(), MNT_DETACH), f"umount {place}")
+
+
+def check_status(status, what):
+    """Raises the error that a function of the system's library has left."""
+    if status != 0:
+        error = sys.modules["ctypes"].get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
 
 
 class OpenFile:
@@ -1690,6 +1802,7 @@ class Template:
         """Threads that ended: the main thread reports them."""
 
     def load(self, request):
+        prepare_place(request)
         self.hosted = Hosted(request)
         described = self.hosted.describe()
         self.found = generators()
@@ -1733,7 +1846,6 @@ class Template:
     def handle(self, request):
         operation = request.pop("op")
         if operation == "load":
-            prepare_place(request)
             self.connection.send(loaded_reply(lambda: self.load(request)))
             self.await_children()
         elif operation == "fork":
@@ -1802,19 +1914,12 @@ class Template:
 
     def kill_orphans(self):
         """Ends what an ended worker has left: a living one is the parent of all that it started."""
-        while True:
-            living = children()
-            # A copy is noted before it becomes a child of this process.
-            self.adopt()
-            orphans = living - self.own - self.workers.keys()
-            if not orphans:
-                return
-            for pid in orphans:
-                kill_process(pid)
-                try:
-                    os.waitpid(pid, 0)
-                except ChildProcessError:
-                    pass
+        end_children(self.kept)
+
+    def kept(self):
+        """The children that are no orphans. A copy is noted before it becomes a child of this process."""
+        self.adopt()
+        return self.own | self.workers.keys()
 
     def exited(self, worker, status, error):
         ended = {"worker": worker, "status": status, "error": error}
@@ -1826,6 +1931,21 @@ def kill_process(pid):
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+
+
+def end_children(kept):
+    """Ends all children but those that `kept` gives, and what they leave to this process."""
+    while True:
+        living = children()
+        ended = living - kept()
+        if not ended:
+            return
+        for pid in ended:
+            kill_process(pid)
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass
 
 
 def flush_output():
@@ -1890,7 +2010,6 @@ def main():
     request = connection.receive()
     if request is None:
         return
-    prepare_place(request)
     reply = loaded_reply(lambda: template.load(request))
     loaded = reply.startswith(b'{"ok"')
     if loaded:

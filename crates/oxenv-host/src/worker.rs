@@ -1,4 +1,4 @@
-//! A worker: the process of one session, with its socket, its output and its folders.
+//! A worker: the process of one session at a time, with its socket, its output and its folders.
 //!
 //! Invariant: dropping a worker ends its process and what it started, and removes its folders.
 
@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 use crate::frames::FrameStream;
 use crate::log_tail::LogTail;
-use crate::places::Place;
-use crate::protocol::SessionRequest;
+use crate::places::{Place, Socket};
+use crate::protocol::{Reply, SessionRequest};
 use crate::template::{ExitWatch, Template};
 use crate::worker_exit::WorkerExit;
 
@@ -23,7 +23,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for a report of how a process ended that has closed its socket.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The process of one session.
+/// The process of one session at a time.
 pub(crate) struct Worker {
     pub(crate) connection: FrameStream,
     log: LogTail,
@@ -119,6 +119,30 @@ impl Worker {
             None => how,
         };
         if lines.is_empty() { how } else { format!("{how}; its last output:\n{lines}") }
+    }
+
+    /// Lets the environment close itself, and makes the process ready for another session in other folders.
+    ///
+    /// # Errors
+    /// It cannot serve another session. It has ended, or ends now.
+    pub(crate) async fn release(mut self, socket: Socket, place: Place) -> io::Result<Self> {
+        let releasing = async {
+            let request = SessionRequest::Release { log: &socket.path, place: place.request() };
+            match serde_json::from_slice(self.connection.exchange(&request).await?)? {
+                Reply::Ok(_) => Ok(Ok(LogTail::of(socket.accept().await?))),
+                Reply::Error(error) => Ok(Err(error.message)),
+                Reply::Exited(_) => Err(io::Error::other("its reply speaks of another process")),
+            }
+        };
+        match timeout(CLOSE_TIMEOUT, releasing).await?? {
+            Ok(log) => self.log = log,
+            Err(why) => {
+                self.close().await;
+                return Err(io::Error::other(why));
+            }
+        }
+        self.place.move_to(place);
+        Ok(self)
     }
 
     /// Lets the environment close itself, and ends the process.

@@ -179,6 +179,10 @@ impl EnvironmentFactory for ToolFactory {
         Work::pending(self.restored(boot, saved))
     }
 
+    fn problem(&self) -> Option<String> {
+        self.options.base.as_ref()?.problem()
+    }
+
     fn server_tools(&self) -> Arc<Toolbox> {
         Arc::clone(&self.server)
     }

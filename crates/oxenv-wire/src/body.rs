@@ -193,7 +193,8 @@ pub struct Health {
 /// `GET /ready`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
-    /// `ready`, `full`, `draining`, or `unavailable`: a required toolset does not work.
+    /// `ready`, `full`, `draining`, or `unavailable`: a required toolset does not work, or no environment can
+    /// be made.
     pub status: String,
     /// Sessions that take a slot now.
     pub active_sessions: usize,
@@ -201,15 +202,15 @@ pub struct Ready {
     pub max_sessions: usize,
     /// Environments that overran a deadline and have not come back yet.
     pub stuck_environments: usize,
-    /// Toolsets that do not work at present; left out when there are none.
+    /// What does not work at present; left out when there is nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<ToolsetProblem>,
 }
 
-/// A toolset that does not work at present, for `GET /ready` and `GET /tools`.
+/// What does not work at present, for `GET /ready` and `GET /tools`: a toolset, or the environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolsetProblem {
-    /// The toolset; null when it is about the union of all.
+    /// The toolset; null when it is about the union of all, or about the environment.
     pub toolset: Option<String>,
     /// What is wrong.
     pub message: String,

@@ -30,10 +30,10 @@ use suite::Local;
 
 #[derive(Args)]
 #[command(after_help = "\
-Rules: the same seed and actions give the same bytes, sessions do not see each other, forks and
-restored snapshots go on as the original, a repeated request is run once, a wrong action is the
-agent's fault, what was recorded can be replayed. Without --actions, actions are generated from the
-schemas.
+Rules: the same seed and actions give the same bytes, sessions do not see each other, sessions
+without a seed do not all show the same, forks and restored snapshots go on as the original, a
+repeated request is run once, a wrong action is the agent's fault, what was recorded can be
+replayed. Without --actions, actions are generated from the schemas.
 
 Examples:
   oxenv check connect4
@@ -82,7 +82,8 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
     let report = match args.environment.contains("://") {
         true => {
             let client = args.connection.client(&args.environment)?;
-            let promises = DeclaredCapabilities { deterministic: !args.nondeterministic };
+            let promises =
+                DeclaredCapabilities { deterministic: !args.nondeterministic, starts_servers: false };
             suite::over_the_wire(Arc::new(client), &plan, promises).await?
         }
         false => {

@@ -34,8 +34,8 @@ enum EnvCommand {
 #[derive(Args)]
 #[command(after_help = "\
 What [project] of pyproject.toml, server/requirements.txt and requirements.txt list is installed,
-with uv if it is on the PATH, else with pip; their settings and variables hold. A .venv that is
-there is kept and completed. oxenv serve DIR uses it.
+with uv if it is on the PATH, else with pip; their settings and variables hold. uv also follows
+uv.lock and [tool.uv.sources]. A .venv that is there is kept and completed. oxenv serve DIR uses it.
 
 Examples:
   oxenv env install my_env
@@ -78,6 +78,8 @@ struct Installed {
     installer: &'static str,
     /// The files that list the requirements.
     requirements: Vec<&'static str>,
+    /// Whether the versions are those of `uv.lock`.
+    locked: bool,
     packages: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -121,9 +123,7 @@ async fn install(args: &InstallArgs) -> anyhow::Result<Installed> {
         Some(known) if !known.has_pip && installer.needs_pip() => installer.add_pip(&python).await?,
         Some(_) => {}
     }
-    if !requirements.arguments.is_empty() {
-        installer.install(&python, &requirements.arguments).await?;
-    }
+    installer.install_all(&python, &requirements).await?;
     let facts = facts(&python).await?;
     Ok(Installed {
         folder,
@@ -131,6 +131,7 @@ async fn install(args: &InstallArgs) -> anyhow::Result<Installed> {
         version: facts.version,
         made: known.is_none(),
         installer: installer.name(),
+        locked: installer.follows_uv() && requirements.of_uv.has_lock,
         requirements: requirements.files,
         packages: facts.packages,
     })

@@ -70,6 +70,10 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "N")]
     pub(crate) spares: Option<usize>,
 
+    /// Let a process whose session has ended serve the next one; what its modules hold stays
+    #[arg(long)]
+    pub(crate) reuse: bool,
+
     /// Import the Python environment again when a file of its folder changes, which ends all sessions; and
     /// the Python files of a tools.yaml, which ends none
     #[arg(long)]
@@ -88,6 +92,11 @@ pub(crate) struct HostArgs {
     /// Processes and threads of each session at a time [default: no limit]
     #[arg(long, value_name = "N")]
     pub(crate) worker_processes: Option<NonZeroU64>,
+
+    /// The network of each session's processes: the machine's, or none but a loopback of its own
+    /// [default: shared]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) worker_network: Option<NetworkName>,
 }
 
 /// What each session runs in.
@@ -110,6 +119,16 @@ pub(crate) enum DirectoryName {
     Private,
     /// The folder itself
     Shared,
+}
+
+/// The network of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum NetworkName {
+    /// That of the server
+    Shared,
+    /// Loopback only, and of its own
+    None,
 }
 
 /// A Python environment that a name means.
@@ -229,12 +248,14 @@ pub(crate) async fn start(
             Some(IsolationName::Thread) => 0,
             _ => args.spares.unwrap_or(DEFAULT_SPARES),
         },
+        reuse: args.reuse,
         mode: mode.name(),
         limits: WorkerLimits {
             memory: args.worker_memory.map(ByteSize::get),
             cpu_seconds: args.worker_cpu_seconds.map(NonZeroU64::get),
             processes: args.worker_processes.map(NonZeroU64::get),
         },
+        without_network: args.worker_network == Some(NetworkName::None),
         import_timeout: DEFAULT_IMPORT_TIMEOUT,
         reload: args.reload,
         directory,
@@ -255,6 +276,12 @@ pub(crate) async fn start(
     if let Some(limits) = host.limits() {
         tracing::info!("limits of each session: {limits}");
     }
+    if args.worker_network == Some(NetworkName::None) {
+        tracing::info!("--worker-network none: each session has a loopback of its own, and no other network");
+    }
+    if args.reuse {
+        tracing::info!("--reuse: a process whose session has ended serves the next one");
+    }
     for note in host.notes() {
         tracing::warn!("{note}");
     }
@@ -268,6 +295,8 @@ fn check_threads(args: &HostArgs) -> anyhow::Result<()> {
         ("--worker-memory", args.worker_memory.is_some()),
         ("--worker-cpu-seconds", args.worker_cpu_seconds.is_some()),
         ("--worker-processes", args.worker_processes.is_some()),
+        ("--worker-network none", args.worker_network == Some(NetworkName::None)),
+        ("--reuse", args.reuse),
         ("--spares", args.spares.is_some()),
         ("--cwd private", args.cwd == Some(DirectoryName::Private)),
     ];

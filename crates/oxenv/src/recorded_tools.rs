@@ -156,6 +156,10 @@ impl EnvironmentFactory for TapedFactory {
         Work::pending(async move { Ok(self.wrap(self.inner.restore(boot, saved).await?)) })
     }
 
+    fn problem(&self) -> Option<String> {
+        self.inner.problem()
+    }
+
     fn server_tools(&self) -> Arc<Toolbox> {
         self.inner.server_tools()
     }

@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::assemble::ToolArgs;
 use crate::exit::Problem;
 use crate::output::print;
+use crate::registry;
 use crate::rubrics::RubricArgs;
 use crate::signals::EndSignals;
 use crate::trajectories::{self, Incomplete, is_damage};
@@ -30,7 +31,8 @@ pub(crate) use environment::{Folder, ReplayEnvironment, remember_entry};
 #[command(after_help = "\
 Tools of other servers, and those of environments that do not promise to be deterministic, are
 answered from the record: the replay then proves everything but those answers. --live calls them.
-Sessions of a manifest, or with a rubric, need the flags they were served with.
+Sessions of a manifest, or with a rubric, need the flags they were served with; those of an
+environment written in Python need --environment with what was served, and its flags.
 
 Exit codes: 0 if all were the same, 1 if not, 5 if a signal ended it before,
 6 if some could not be compared because the record is incomplete.
@@ -39,6 +41,7 @@ Examples:
   oxenv replay records                      every session
   oxenv replay records SESSION --json
   oxenv replay records --tools tools.yaml   sessions of a manifest
+  oxenv replay records --environment my_env sessions of an environment written in Python
   oxenv replay records --environment connect4 --rubric rubric.toml")]
 pub(crate) struct ReplayArgs {
     /// The folder of --record
@@ -137,7 +140,7 @@ async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
         return Err(incomplete.unknown(unknown));
     }
     let ids =
-        chosen(&trajectories, &args.sessions, args.environment.as_deref(), args.tools.manifest.is_none())?;
+        chosen(&trajectories, &args.sessions, args.environment.as_deref(), args.tools.manifest.is_some())?;
     let rubric = RubricArgs { only_recorded: !args.live, ..args.rubric };
     let given = ReplayOptions { environment: args.environment, tools: args.tools, rubric, live: args.live };
     let (total, mut same, mut lacking) = (ids.len() as u64, 0, 0);
@@ -260,17 +263,19 @@ impl Verdict {
     }
 }
 
-/// The sessions to replay. An environment that is named as such chooses its own.
+/// The sessions to replay. A bundled environment chooses its own; the record does not have what others are
+/// named by here.
 fn chosen(
     trajectories: &Trajectories,
     named: &[String],
     environment: Option<&str>,
-    bundled: bool,
+    has_manifest: bool,
 ) -> anyhow::Result<Vec<String>> {
     if !named.is_empty() {
         return Ok(named.to_vec());
     }
-    let environment = environment.filter(|name| bundled && !Path::new(name).exists()).map(str::to_owned);
+    let is_bundled = |name: &&str| registry::bundled(name).is_some() && !Path::new(name).exists();
+    let environment = environment.filter(|name| !has_manifest && is_bundled(name)).map(str::to_owned);
     let filter = SessionFilter { environment, limit: usize::MAX, ..SessionFilter::default() };
     Ok(trajectories::sessions(trajectories, filter)?.into_iter().map(|session| session.id).collect())
 }

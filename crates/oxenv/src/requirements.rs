@@ -12,6 +12,8 @@ pub(crate) const PLACES: &str = "[project] of pyproject.toml, server/requirement
 
 /// The file of a project.
 const PROJECT: &str = "pyproject.toml";
+/// The versions that uv chose for a project.
+const LOCK: &str = "uv.lock";
 /// The files of requirements alone.
 const LISTS: [&str; 2] = ["server/requirements.txt", "requirements.txt"];
 /// Packages that are not called as the module that they bring.
@@ -39,10 +41,33 @@ pub(crate) struct Requirements {
     pub(crate) files: Vec<&'static str>,
     /// What pip and uv are asked to install, in the folder.
     pub(crate) arguments: Vec<String>,
+    /// What uv has for the project beside its requirements.
+    pub(crate) of_uv: UvProject,
     /// Whether installing needs more of the folder than these files.
     pub(crate) needs_folder: bool,
     /// Each requirement with the file that lists it.
     listed: Vec<(&'static str, String)>,
+}
+
+/// What uv knows of a project, and pip does not.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UvProject {
+    /// Whether `uv.lock` has the version of each package.
+    pub(crate) has_lock: bool,
+    /// Whether `[tool.uv.sources]` says where packages come from.
+    pub(crate) has_sources: bool,
+}
+
+impl UvProject {
+    /// What is there, in words; absent if nothing is.
+    pub(crate) fn describe(self) -> Option<&'static str> {
+        match (self.has_lock, self.has_sources) {
+            (true, true) => Some("uv.lock and [tool.uv.sources] of pyproject.toml"),
+            (true, false) => Some("uv.lock"),
+            (false, true) => Some("[tool.uv.sources] of pyproject.toml"),
+            (false, false) => None,
+        }
+    }
 }
 
 impl Requirements {
@@ -74,10 +99,15 @@ impl Requirements {
 
     fn read_project(&mut self, folder: &Path) -> anyhow::Result<()> {
         let shown = folder.join(PROJECT);
-        let project: toml::Table =
+        let file: toml::Table =
             read(folder, PROJECT)?.parse().map_err(|error| usage(format!("{}: {error}", shown.display())))?;
-        let Some(project) = project.get("project") else { return Ok(()) };
+        let Some(project) = file.get("project") else { return Ok(()) };
         self.files.push(PROJECT);
+        let sources = file.get("tool").and_then(|tool| tool.get("uv")?.get("sources")?.as_table());
+        self.of_uv = UvProject {
+            has_lock: folder.join(LOCK).is_file(),
+            has_sources: sources.is_some_and(|sources| !sources.is_empty()),
+        };
         let names = |key: &str| -> Vec<&str> {
             let list = project.get(key).and_then(toml::Value::as_array);
             list.into_iter().flatten().filter_map(toml::Value::as_str).collect()
@@ -97,6 +127,12 @@ impl Requirements {
             self.listed.push((PROJECT, requirement.to_owned()));
         }
         Ok(())
+    }
+
+    /// What uv is asked to install once the project itself is installed.
+    pub(crate) fn lists(&self) -> Vec<String> {
+        let lists = self.files.iter().filter(|file| **file != PROJECT);
+        lists.flat_map(|file| ["-r".to_owned(), (*file).to_owned()]).collect()
     }
 
     /// The requirement that brings a module, as far as names show it, with the file that lists it.

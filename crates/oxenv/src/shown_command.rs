@@ -80,7 +80,8 @@ pub(crate) fn on_path(name: &str) -> io::Result<Option<PathBuf>> {
     places.find(|program| program.is_file()).map(std::path::absolute).transpose()
 }
 
-fn report(line: &str) {
+/// Writes a line to stderr, beside what the commands write.
+pub(crate) fn report(line: &str) {
     // There is no reader when stderr is gone.
     let _ = writeln!(io::stderr(), "{}", printable(line));
 }

@@ -122,6 +122,24 @@ class Shapes(Environment[Roll, Everything, State]):
         return State(mood="fine")
 
 
+class Keyed(Observation):
+    board: dict[Any, Any] = {1: "a", "1": "b", 2.5: "c", None: "d", "None": "e", (1, 2): "f"}
+
+
+class MixedKeys(Environment[Roll, Keyed, State]):
+    """Shows a mapping whose keys JSON spells alike."""
+
+    def reset(self, **_: Any) -> Keyed:
+        return Keyed()
+
+    def step(self, action: Roll, timeout_s: float | None = None, **_: Any) -> Keyed:
+        return Keyed()
+
+    @property
+    def state(self) -> State:
+        return State()
+
+
 instance = Dice()
 
 

@@ -125,6 +125,10 @@ impl EnvironmentFactory for ScoredFactory {
         })
     }
 
+    fn problem(&self) -> Option<String> {
+        self.base.problem()
+    }
+
     fn server_tools(&self) -> Arc<Toolbox> {
         self.base.server_tools()
     }

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use oxenv_core::Principal;
-use oxenv_wire::{Health, Metadata, Ready, ToolSpelling};
+use oxenv_wire::{Health, Metadata, Ready, ToolSpelling, ToolsetProblem};
 use serde_json::json;
 
 use crate::app::App;
@@ -27,7 +27,9 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
 /// Able to take one more session.
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
     let store = app.store.status();
-    let problems = app.all_tools.problems();
+    let mut problems = app.all_tools.problems();
+    let of_environment = app.store.factory().problem();
+    problems.extend(of_environment.map(|message| ToolsetProblem { toolset: None, message, required: true }));
     let (status, code) = if store.draining {
         ("draining", StatusCode::SERVICE_UNAVAILABLE)
     } else if store.active >= store.max {

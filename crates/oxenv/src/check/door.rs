@@ -85,16 +85,31 @@ impl CheckedServer {
     }
 
     pub(super) async fn open(&self, seed: u64) -> anyhow::Result<CheckedSession> {
+        match self.open_with(&json!({ "seed": seed })).await? {
+            Optional::Made(session) => Ok(session),
+            Optional::None(why) => bail!("no session could be opened: {why}"),
+        }
+    }
+
+    /// A session whose seed is the server's to draw; none if the server is full.
+    pub(super) async fn open_unseeded(&self) -> anyhow::Result<Optional<CheckedSession>> {
+        self.open_with(&json!({})).await
+    }
+
+    async fn open_with(&self, options: &Value) -> anyhow::Result<Optional<CheckedSession>> {
         match self {
             CheckedServer::Sessions(client) => {
-                let body = json!({ "seed": seed }).to_string();
-                let (status, text) = client.send(Method::POST, "/sessions", None, body).await?;
+                let (status, text) =
+                    client.send(Method::POST, "/sessions", None, options.to_string()).await?;
+                if let Some(why) = capacity_reason(&text) {
+                    return Ok(Optional::None(why));
+                }
                 let id = named(&text, "session_id").filter(|_| status.is_success());
                 let id = id.with_context(|| format!("no session could be opened: {status}: {text}"))?;
-                Ok(CheckedSession::Session(Arc::clone(client), id))
+                Ok(Optional::Made(CheckedSession::Session(Arc::clone(client), id)))
             }
             CheckedServer::Sockets(client) => {
-                Ok(CheckedSession::Socket(Box::new(client.websocket("/ws").await?)))
+                Ok(Optional::Made(CheckedSession::Socket(Box::new(client.websocket("/ws").await?))))
             }
         }
     }
@@ -118,10 +133,20 @@ impl CheckedServer {
 
 impl CheckedSession {
     pub(super) async fn reset(&mut self, seed: u64) -> anyhow::Result<CheckedReply> {
-        let asked = json!({ "seed": seed, "episode_id": EPISODE_ID });
+        self.reset_with(&json!({ "seed": seed, "episode_id": EPISODE_ID })).await
+    }
+
+    /// A reset whose seed is the server's to draw.
+    pub(super) async fn reset_unseeded(&mut self) -> anyhow::Result<CheckedReply> {
+        self.reset_with(&json!({ "episode_id": EPISODE_ID })).await
+    }
+
+    async fn reset_with(&mut self, arguments: &Value) -> anyhow::Result<CheckedReply> {
         match self {
-            CheckedSession::Session(..) => self.post("reset", None, &asked).await,
-            CheckedSession::Socket(socket) => ask(socket, &json!({ "type": "reset", "data": asked })).await,
+            CheckedSession::Session(..) => self.post("reset", None, arguments).await,
+            CheckedSession::Socket(socket) => {
+                ask(socket, &json!({ "type": "reset", "data": arguments })).await
+            }
         }
     }
 
@@ -244,6 +269,16 @@ fn missing_reason(reply: &CheckedReply) -> Option<String> {
         501 => Some(body["detail"].as_str().unwrap_or("it is not supported").to_owned()),
         _ => None,
     }
+}
+
+/// What a server says that has no room for a session, if its answer is that.
+pub(super) fn capacity_reason(text: &str) -> Option<String> {
+    let body: Value = serde_json::from_str(text).ok()?;
+    let (code, says) = match body["oxenv"]["code"].as_str() {
+        Some(code) => (Some(code), &body["detail"]),
+        None => (body["code"].as_str(), &body["message"]),
+    };
+    (code == Some("CAPACITY_REACHED")).then(|| says.as_str().unwrap_or("the server is full").to_owned())
 }
 
 fn named(text: &str, key: &str) -> Option<String> {

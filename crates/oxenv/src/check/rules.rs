@@ -3,16 +3,29 @@
 //! Invariant: each rule opens its own sessions and closes them, and compares with an undisturbed
 //! episode.
 
+use std::ops::ControlFlow;
+
 use serde_json::{Value, json};
 
-use super::door::{CheckedReply, CheckedServer, CheckedSession, Optional};
+use super::door::{CheckedReply, CheckedServer, CheckedSession, Optional, capacity_reason};
 use super::report::Verdict;
+
+/// How many sessions without a seed are compared.
+const UNSEEDED_SESSIONS: usize = 64;
+/// How many actions each of them takes at most.
+const MAX_UNSEEDED_STEPS: usize = 8;
+/// How many seeds are tried, to see whether anything is random.
+const TRIED_SEEDS: u64 = 8;
+/// How many of these must differ from the sessions without a seed: one may be a rare event.
+const MIN_DIFFERENT_SEEDS: usize = 2;
 
 /// An environment's description of itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DeclaredCapabilities {
     /// The same seed and actions give the same bytes.
     pub(super) deterministic: bool,
+    /// Each session may start servers of tools; not known of a server somewhere else.
+    pub(super) starts_servers: bool,
 }
 
 /// An episode, and what an undisturbed session showed.
@@ -62,6 +75,89 @@ pub(super) async fn isolation(
         }
     }
     Ok(Verdict::Holds(format!("{} episodes, each beside another session", episodes.len())))
+}
+
+/// Sessions without a seed do not all show the same, unless nothing is random.
+pub(super) async fn unseeded(
+    door: &CheckedServer,
+    episode: &ReferenceEpisode,
+    promises: DeclaredCapabilities,
+) -> anyhow::Result<Verdict> {
+    if promises.starts_servers {
+        return Ok(Verdict::NotOffered(format!(
+            "{UNSEEDED_SESSIONS} sessions at once would start as many servers of each toolset"
+        )));
+    }
+    let actions = &episode.actions[..episode.actions.len().min(MAX_UNSEEDED_STEPS)];
+    let mut players = Vec::with_capacity(UNSEEDED_SESSIONS);
+    let played = play_unseeded(door, actions, &mut players).await;
+    for player in players {
+        player.close().await?;
+    }
+    let same = match played? {
+        ControlFlow::Continue(replies) => replies,
+        ControlFlow::Break(verdict) => return Ok(verdict),
+    };
+    let mut different = 0;
+    for number in 0..TRIED_SEEDS {
+        let seed = episode.seed.wrapping_add(number);
+        let mut player = door.open(seed).await?;
+        let mut replies = vec![player.reset(seed).await?];
+        replies.extend(play_on(&mut player, actions).await?);
+        player.close().await?;
+        different += usize::from(replies != same);
+    }
+    Ok(match different < MIN_DIFFERENT_SEEDS {
+        true => Verdict::NotOffered(format!(
+            "{UNSEEDED_SESSIONS} sessions without a seed and {TRIED_SEEDS} seeds show the same in {} steps: \
+             nothing in them seems to be random",
+            actions.len()
+        )),
+        false => Verdict::Fails(format!(
+            "{UNSEEDED_SESSIONS} sessions without a seed all show the same, and {different} of {TRIED_SEEDS} \
+             seeds show something else: let each reset without a seed draw one"
+        )),
+    })
+}
+
+/// Plays all sessions, and leaves them open so that none of them helps the next. Continues with what they
+/// show if that is the same.
+async fn play_unseeded(
+    door: &CheckedServer,
+    actions: &[Value],
+    players: &mut Vec<CheckedSession>,
+) -> anyhow::Result<ControlFlow<Verdict, Vec<CheckedReply>>> {
+    let full = |open: usize, why: &str| {
+        ControlFlow::Break(Verdict::NotOffered(format!(
+            "{UNSEEDED_SESSIONS} sessions at once are needed, and there is room for {open}: {why}"
+        )))
+    };
+    let mut seen: Vec<Vec<CheckedReply>> = Vec::with_capacity(UNSEEDED_SESSIONS);
+    for open in 0..UNSEEDED_SESSIONS {
+        match door.open_unseeded().await? {
+            Optional::Made(player) => players.push(player),
+            Optional::None(why) => return Ok(full(open, &why)),
+        }
+        let player = &mut players[open];
+        let reset = player.reset_unseeded().await?;
+        if let Some(why) = capacity_reason(&reset.text).filter(|_| !reset.ok) {
+            return Ok(full(open, &why));
+        }
+        if !reset.ok {
+            let why = format!("a reset without a seed fails: {}", reset.text);
+            return Ok(ControlFlow::Break(Verdict::Fails(why)));
+        }
+        let mut replies = vec![reset];
+        replies.extend(play_on(player, actions).await?);
+        seen.push(replies);
+    }
+    Ok(match seen.iter().position(|replies| *replies != seen[0]) {
+        Some(other) => ControlFlow::Break(Verdict::Holds(format!(
+            "{UNSEEDED_SESSIONS} sessions without a seed, of which number {} is the first that differs",
+            other + 1
+        ))),
+        None => ControlFlow::Continue(seen.swap_remove(0)),
+    })
 }
 
 /// A fork goes on as the original does, from wherever it was forked.

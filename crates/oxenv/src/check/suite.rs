@@ -67,7 +67,10 @@ pub(super) async fn over_the_wire(
 /// When it cannot be served, or takes none of the actions.
 pub(super) async fn in_process(local: Local, plan: &CheckPlan) -> anyhow::Result<CheckReport> {
     let spec = Arc::clone(local.factory.spec());
-    let promises = DeclaredCapabilities { deterministic: spec.capabilities.deterministic };
+    let promises = DeclaredCapabilities {
+        deterministic: spec.capabilities.deterministic,
+        starts_servers: local.upstream.contains(&true),
+    };
     let folder = Folder::new("check")?;
     let recorder = LogRecorder::open(folder.path(), LogOptions::default())?;
     let store = SessionStore::new(Arc::clone(&local.factory), oxenv_core::StoreLimits::default());
@@ -121,6 +124,7 @@ async fn run_rules(
             report.add(rule, Verdict::NotOffered(why.to_owned()));
         }
     }
+    report.add("unseeded", rules::unseeded(door, &episodes[0], promises).await?);
     report.add("at most once", rules::at_most_once(door, &episodes[0]).await?);
     report.add("bad actions", rules::bad_actions(door, &episodes[0], promises).await?);
     Ok(())
@@ -334,7 +338,7 @@ mod tests {
             let client = Client::new(&url, Duration::from_secs(20), None).unwrap();
             let plan = CheckPlan { actions: None, episodes: 1, seed: 7 };
             let mut report = CheckReport::new("it".to_owned(), "websocket", true);
-            let promises = DeclaredCapabilities { deterministic: true };
+            let promises = DeclaredCapabilities { deterministic: true, starts_servers: false };
             run_rules(&CheckedServer::Sockets(Arc::new(client)), &plan, promises, &mut report).await.unwrap();
             serving.abort();
             let table = report.table();

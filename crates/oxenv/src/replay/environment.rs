@@ -68,7 +68,10 @@ impl ReplayEnvironment {
         let mut served = assemble::environment_with_recorded_tools(name, &given.tools, &tape)
             .await
             .with_context(|| {
-                format!("its environment '{recorded}' cannot be made (one of a manifest needs --tools FILE)")
+                format!(
+                    "its environment '{recorded}' cannot be made (one of a manifest needs --tools FILE, one \
+                     written in Python --environment DIR or --environment module:Class)"
+                )
             })?;
         let found = served.factory.spec().name.clone();
         if found != recorded {

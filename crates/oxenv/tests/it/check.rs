@@ -9,8 +9,14 @@ use crate::records::Folder;
 fn every_bundled_environment_keeps_its_promises() {
     for environment in ["echo", "connect4", "grid_world", "number_guess"] {
         let report = run(&["check", environment]);
-        let holds = report.succeeded().lines().filter(|line| line.starts_with("holds")).count();
-        assert_eq!(holds, 8, "{report:#?}");
+        let lines: Vec<&str> = report.succeeded().lines().collect();
+        let holds = lines.iter().filter(|line| line.starts_with("holds")).count();
+        let random = lines.iter().any(|line| line.starts_with("holds        unseeded "));
+        let same = lines.iter().any(|line| {
+            line.starts_with("not offered  unseeded ") && line.ends_with("nothing in them seems to be random")
+        });
+        assert!(random || same, "{report:#?}");
+        assert_eq!(holds, 8 + usize::from(random), "{report:#?}");
     }
 }
 
@@ -27,8 +33,19 @@ fn a_server_is_checked_over_the_wire() {
     for rule in ["seed", "isolation", "fork", "snapshot", "at most once", "bad actions"] {
         assert_eq!(verdict(rule), "holds", "{report:#}");
     }
+    assert_eq!(verdict("unseeded"), "not_offered", "{report:#}");
     assert_eq!(verdict("replay"), "not_offered", "{report:#}");
     // What the check opened it has closed.
+    assert_eq!(server.get("/sessions").1["sessions"], serde_json::json!([]));
+}
+
+#[test]
+fn a_server_without_room_for_64_sessions_is_not_compared_without_seeds() {
+    let server = Serving::start(&["number_guess", "--max-sessions", "5", "--queue-timeout", "100ms"]);
+    let report = run(&["check", &server.url(), "--episodes", "1"]);
+    let told = "not offered  unseeded         64 sessions at once are needed, and there is room for 5: \
+                Server at capacity: 5/5 sessions active.";
+    assert!(report.succeeded().contains(told), "{report:#?}");
     assert_eq!(server.get("/sessions").1["sessions"], serde_json::json!([]));
 }
 
@@ -67,6 +84,8 @@ fn a_toolset_that_does_not_follow_the_seed_is_found() {
     let report = run(&["check", &manifest("follows.yaml", "")]);
     let told = "holds        seed of tools    declared to be restarted with each episode's seed: simulator\n";
     assert!(report.succeeded().contains(told), "{report:#?}");
+    let told = "not offered  unseeded         64 sessions at once would start";
+    assert!(report.stdout.contains(told), "{report:#?}");
     let report = run(&["check", &manifest("keeps.yaml", "    on_reset: keep\n")]);
     assert_eq!(report.code, Some(1), "{report:#?}");
     let told =
