@@ -1402,8 +1402,10 @@ def leave_network():
 
 
 def enter_namespaces(flags):
-    """Gives this process, which has one thread, namespaces of its own: in a user namespace of its own where it
-    may not have them otherwise."""
+    """Gives this process, which has one thread, namespaces of its own.
+
+    Where it may not have them, it has them in a user namespace of its own.
+    """
     user, group = os.geteuid(), os.getegid()
     try:
         unshare(flags)
