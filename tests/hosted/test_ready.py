@@ -62,9 +62,9 @@ def test_a_lost_environment_that_cannot_be_imported_again_is_not_ready(tmp_path,
             problems = [each["message"] for each in body.get("problems", [])]
             return status == 503 and body["status"] == "unavailable" and problems == [says]
 
-        wait_until(is_told, 30)
+        wait_until(is_told, 120)
         write(module, GOOD)
-        wait_until(lambda: ready(server)[0] == 200, 60)
+        wait_until(lambda: ready(server)[0] == 200, 120)
 
 
 def test_a_lost_environment_is_imported_again_for_the_probe_alone(tmp_path):
@@ -79,4 +79,4 @@ def test_a_lost_environment_is_imported_again_for_the_probe_alone(tmp_path):
 
         wait_until(is_told)
         assert told[1]["problems"][0]["message"].endswith("has ended; it is started again")
-        wait_until(lambda: ready(server)[0] == 200, 30)
+        wait_until(lambda: ready(server)[0] == 200, 120)
