@@ -4,6 +4,8 @@ mod audit;
 mod bench;
 mod broken_tools;
 mod check;
+mod code_engine;
+mod code_sessions;
 mod commands;
 mod config;
 mod faults;
