@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assemble::ToolArgs;
+use crate::code::CodeArgs;
 use crate::exit::Problem;
 use crate::output::print;
 use crate::rubrics::RubricArgs;
@@ -30,7 +31,7 @@ pub(crate) use environment::{Folder, ReplayEnvironment, remember_entry};
 #[command(after_help = "\
 Tools of other servers, and those of environments that do not promise to be deterministic, are
 answered from the record: the replay then proves everything but those answers. --live calls them.
-Sessions of a manifest, or with a rubric, need the flags they were served with.
+Sessions of a manifest, with a rubric or with programs need the flags they were served with.
 
 Exit codes: 0 if all were the same, 1 if not, 5 if a signal ended it before,
 6 if some could not be compared because the record is incomplete.
@@ -54,6 +55,8 @@ pub(crate) struct ReplayArgs {
     tools: ToolArgs,
     #[command(flatten)]
     rubric: RubricArgs,
+    #[command(flatten)]
+    code: CodeArgs,
     /// Call the tools, instead of answering from the record
     #[arg(long)]
     live: bool,
@@ -140,7 +143,13 @@ async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
     let ids =
         chosen(&trajectories, &args.sessions, args.environment.as_deref(), args.tools.manifest.is_none())?;
     let rubric = RubricArgs { only_recorded: !args.live, ..args.rubric };
-    let given = ReplayOptions { environment: args.environment, tools: args.tools, rubric, live: args.live };
+    let given = ReplayOptions {
+        environment: args.environment,
+        tools: args.tools,
+        rubric,
+        code: args.code,
+        live: args.live,
+    };
     let (total, mut same, mut lacking) = (ids.len() as u64, 0, 0);
     let mut replayer = Replayer::new(&trajectories, given);
     for (index, id) in ids.iter().enumerate() {

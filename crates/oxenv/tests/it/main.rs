@@ -5,6 +5,7 @@ mod bench;
 mod broken_tools;
 mod check;
 mod code_engine;
+mod code_run;
 mod code_sessions;
 mod commands;
 mod config;
