@@ -261,6 +261,9 @@ impl Running<'_> {
                 // It has to wait for the answer, so whatever it says is wrong, or that it has ended.
                 reply = self.worker.reply() => return Err(unexpected(&reply?).into()),
             };
+            // A call may have taken until the program's end, and its score longer.
+            let stop = oxenv_wire::after(Instant::now(), STOP_TIMEOUT);
+            self.kill_at = self.kill_at.max(stop);
             self.answer(tool, &outcome).await?;
         }
     }

@@ -39,6 +39,8 @@ struct ProgramStep<'o, 'p> {
     operation: &'o mut RunningOperation<'p>,
     /// When the program is interrupted, and its calls are cut off.
     end: Instant,
+    /// The deadline of the step, until which calls are scored.
+    deadline: Option<Instant>,
     budget: GraphBudget,
     score: StepScore,
     /// Why a call could not be scored: no other is made then.
@@ -122,6 +124,7 @@ impl Session {
             step: Mutex::new(ProgramStep {
                 operation,
                 end,
+                deadline,
                 budget: GraphBudget::default(),
                 score: StepScore::default(),
                 failure: None,
@@ -174,7 +177,7 @@ impl ProgramStep<'_, '_> {
         let outcome = session.call_tool(session.toolbox.find(name), &request).await;
         operation.call_ends(index);
         let finished = FinishedCall { index, arguments: Some(arguments), outcome };
-        match session.score_child(operation, name, finished, Some(self.end), &mut self.score).await {
+        match session.score_child(operation, name, finished, self.deadline, &mut self.score).await {
             Ok(outcome) => {
                 session.show_again(operation);
                 if session.keeps_actions() {

@@ -8,6 +8,7 @@ use oxenv_core::{
     RecordEntry, RecordEvent, Recorder, ResetOptions, RubricSpec, Session, SessionOptions, SessionRequest,
     SessionStore, StepReply, StoreLimits, Toolset, Work, tool_environment,
 };
+use oxenv_test_support::until;
 use oxenv_wire::{Action, ErrorCode, FailureKind, Reward, Tool, ToolError, ToolResult, raw};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -89,6 +90,21 @@ async fn variables_live_until_the_reset_and_each_program_is_one_step() {
     let drawn = value(&one, "random()").await;
     reset(&other).await;
     assert_eq!(value(&other, "random()").await, drawn, "the seed of both episodes is 7");
+}
+
+#[tokio::test]
+async fn a_worker_ends_with_its_session_and_with_its_episode() {
+    let store = store_of(factory(), CodeLimits::default()).await;
+    let session = open(&store).await;
+    let first = workers();
+    value(&session, "x = 1").await;
+    reset(&session).await;
+    until("the worker of the last episode has ended", || !workers().contains(&first[0])).await;
+    value(&session, "x = 1").await;
+    let session_and_spare = workers();
+    session.end(oxenv_core::EndReason::Closed);
+    let left = || workers().iter().filter(|pid| session_and_spare.contains(pid)).count();
+    until("the worker of the session has ended", || left() < session_and_spare.len()).await;
 }
 
 #[tokio::test]
