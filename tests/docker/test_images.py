@@ -47,7 +47,8 @@ def test_the_command_s_image_holds_nothing_else():
         entries = {entry.name.rstrip("/"): entry for entry in files}
         # Docker itself adds mount points: hosts, resolv.conf and devices, all empty.
         held = {name for name, entry in entries.items() if entry.isfile() and entry.size}
-        assert held == {"usr/local/bin/oxenv", "etc/passwd", "etc/group", "etc/ssl/certs/ca-certificates.crt"}
+        binaries = {"usr/local/bin/oxenv", "usr/local/bin/oxenv-monty"}
+        assert held == {*binaries, "etc/passwd", "etc/group", "etc/ssl/certs/ca-certificates.crt"}
         assert b"BEGIN CERTIFICATE" in files.extractfile("etc/ssl/certs/ca-certificates.crt").read()
         assert entries["workspace"].mode & 0o7777 == entries["tmp"].mode & 0o7777 == 0o1777
 

@@ -13,6 +13,7 @@ pub mod contract;
 
 mod audit;
 mod capabilities;
+mod code;
 mod descriptors;
 mod end_reason;
 mod environment;
@@ -50,6 +51,7 @@ mod workspace;
 
 pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc_micros};
 pub use capabilities::{Capabilities, Execution, ForkMode};
+pub use code::{CodeAbilities, CodeContext, CodeEngine, CodeLimits, CodeTools, Interpreter, Program};
 pub use descriptors::{descriptor_limit, open_descriptors};
 pub use end_reason::EndReason;
 pub use environment::{CallRecord, Environment, Observed, Reset};
@@ -65,7 +67,7 @@ pub use policy::{
 };
 pub use principal::Principal;
 pub use record::{CallEntry, RecordEntry, RecordEvent, RecordedOutcome, Recorder, SessionOrigin};
-pub use reply::{CallReply, GraphReply, StepReply, ToolListing};
+pub use reply::{CallReply, CodeReply, GraphReply, StepReply, ToolListing};
 pub use rubric::{
     Judge, JudgeAnswer, JudgeQuestion, Judges, Rubric, RubricError, RubricFactory, RubricSpec, Score, scored,
 };

@@ -6,14 +6,14 @@ use std::borrow::Cow;
 
 use oxenv_wire::{
     CallOutcome, Object, ObservationParts, Reward, Spelling, ToolsetProblem, call_metadata, graph_metadata,
-    write_call_fields, write_graph_fields, write_observation_body, write_observation_data,
+    write_call_fields, write_code_fields, write_graph_fields, write_observation_body, write_observation_data,
     write_observation_frame,
 };
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::environment::Observed;
-use crate::reply::{CallReply, GraphReply, StepReply, ToolListing};
+use crate::reply::{CallReply, CodeReply, GraphReply, StepReply, ToolListing};
 
 /// Which envelope an observation is put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,7 @@ pub fn step_into(out: &mut String, reply: &StepReply<'_>, envelope: Envelope) {
         StepReply::Observed(seen) => observed_into(out, seen, envelope),
         StepReply::Tools(spelling, listing) => tools(out, *spelling, listing, envelope),
         StepReply::Graph(reply) => graph(out, reply, envelope),
+        StepReply::Code(reply) => code(out, reply, envelope),
         StepReply::Call { spelling, name, reply } => call(out, *spelling, name, reply, envelope),
     }
 }
@@ -110,6 +111,12 @@ fn graph(out: &mut String, reply: &GraphReply, envelope: Envelope) {
     let size = outcomes.iter().map(|(_, outcome)| outcome.size()).sum();
     let metadata = with_added(graph_metadata(&outcomes), reply.metadata.as_deref());
     put(out, envelope, size, &metadata, reply.reward, reply.done, |out| write_graph_fields(out, &outcomes));
+}
+
+fn code(out: &mut String, reply: &CodeReply, envelope: Envelope) {
+    let metadata = reply.metadata.as_deref().map_or("{}", RawValue::get);
+    let CodeReply { outcome, reward, done, .. } = reply;
+    put(out, envelope, outcome.size(), metadata, *reward, *done, |out| write_code_fields(out, outcome));
 }
 
 /// The metadata of a call with what the environment adds to it.

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use oxenv_wire::{RawJson, Reward, Spelling, ToolError, ToolResult, ToolsetProblem};
+use oxenv_wire::{CodeOutcome, RawJson, Reward, Spelling, ToolError, ToolResult, ToolsetProblem};
 
 use crate::environment::Observed;
 
@@ -29,6 +29,19 @@ pub struct GraphReply {
     /// The outcome of each call, by its id, in the order they were sent.
     pub results: Vec<(String, Result<ToolResult, ToolError>)>,
     /// The sum of the calls' rewards; absent is null.
+    pub reward: Option<Reward>,
+    /// What the environment added to the last call that it scored: an object.
+    pub metadata: Option<RawJson>,
+    /// Whether the episode is done now.
+    pub done: bool,
+}
+
+/// The outcome of a code action.
+#[derive(Debug, Clone)]
+pub struct CodeReply {
+    /// What became of the program.
+    pub outcome: CodeOutcome,
+    /// The sum of its calls' rewards; absent is null.
     pub reward: Option<Reward>,
     /// What the environment added to the last call that it scored: an object.
     pub metadata: Option<RawJson>,
@@ -63,6 +76,8 @@ pub enum StepReply<'a> {
     },
     /// The outcomes of a graph of calls.
     Graph(GraphReply),
+    /// The outcome of a program.
+    Code(CodeReply),
     /// The environment's own observation.
     Observed(Observed),
 }
@@ -74,6 +89,7 @@ impl StepReply<'_> {
             StepReply::Tools(_, listing) => listing.done = now,
             StepReply::Call { reply, .. } => reply.done = now,
             StepReply::Graph(reply) => reply.done = now,
+            StepReply::Code(reply) => reply.done = now,
             // What the environment itself reports stays.
             StepReply::Observed(_) => {}
         }

@@ -8,6 +8,7 @@
 
 mod agent;
 mod calls;
+mod code;
 mod drive;
 mod hold;
 mod idempotency;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::utc_micros;
 use crate::capabilities::ForkMode;
+use crate::code::Interpreter;
 use crate::end_reason::EndReason;
 use crate::environment::Environment;
 use crate::failure::Failure;
@@ -45,6 +47,7 @@ use crate::spec::{EnvironmentInstance, EnvironmentSpec};
 use crate::toolbox::Toolbox;
 use crate::workspace::Workspace;
 
+pub(crate) use code::CodeSetup;
 pub(crate) use hold::{Past, PausedSession};
 pub use lease::Attachment;
 pub(crate) use lease::{Lease, LeaseHold};
@@ -84,6 +87,8 @@ pub struct Session {
     reset_deadline: Duration,
     stuck: Arc<AtomicUsize>,
     hooks: Hooks,
+    /// How its programs run; absent: it runs none.
+    code: Option<CodeSetup>,
     /// Whether what is done is kept for forks by replay.
     taped: bool,
     /// Read by agents' calls that overlap, written by an operation that needs the session for
@@ -126,6 +131,9 @@ pub(crate) struct NewSession {
     /// Counts environment calls that were abandoned and have not come back.
     pub(crate) stuck: Arc<AtomicUsize>,
     pub(crate) hooks: Hooks,
+    pub(crate) code: Option<CodeSetup>,
+    /// The variables of its programs, if it goes on from others.
+    pub(crate) interpreter: Option<Box<dyn Interpreter>>,
     /// How long it waited for its slot.
     pub(crate) waited: Duration,
     /// Where its history begins, if not at nothing.
@@ -135,6 +143,8 @@ pub(crate) struct NewSession {
 struct Cell {
     /// Gone once the session has ended.
     environment: Option<Box<dyn Environment>>,
+    /// What runs its programs: opened by the first of an episode.
+    interpreter: Option<Box<dyn Interpreter>>,
     /// Deleted when the session has ended.
     workspace: Option<Arc<Workspace>>,
 }
@@ -158,6 +168,7 @@ impl Session {
             output: new.instance.environment.output_log(),
             cell: Arc::new(tokio::sync::Mutex::new(Cell {
                 environment: Some(new.instance.environment),
+                interpreter: new.interpreter,
                 workspace: new.instance.workspace,
             })),
             progress: Mutex::new(Progress {
@@ -184,6 +195,7 @@ impl Session {
             reset_deadline: new.reset_deadline,
             stuck: new.stuck,
             hooks: new.hooks,
+            code: new.code,
             taped,
             presence: tokio::sync::RwLock::new(()),
             exclusive: AtomicUsize::new(0),

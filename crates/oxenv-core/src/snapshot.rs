@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oxenv_wire::{ErrorCode, RawJson};
 use serde::{Deserialize, Serialize};
 
+use crate::code::CodeEngine;
 use crate::failure::Failure;
 use crate::mac::MacKey;
 use crate::seed::derive_seed;
@@ -157,6 +158,54 @@ pub(crate) struct Snapshot {
     pub(crate) done: bool,
     pub(crate) reward: Option<f64>,
     pub(crate) scores: Option<RawJson>,
+    /// What is at the end of the state: the variables of the session's programs, if it has run one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) interpreter: Option<SavedInterpreter>,
+}
+
+/// The variables of programs in a snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SavedInterpreter {
+    /// The engine that has saved them.
+    engine: String,
+    /// Its format.
+    format: String,
+    /// How many bytes they are.
+    bytes: usize,
+}
+
+impl SavedInterpreter {
+    /// Puts the variables behind a state.
+    pub(crate) fn append(engine: &dyn CodeEngine, state: &mut Vec<u8>, saved: &[u8]) -> Self {
+        state.extend(saved);
+        let (engine, format) = (engine.name().to_owned(), engine.saved_format().to_owned());
+        SavedInterpreter { engine, format, bytes: saved.len() }
+    }
+
+    /// Takes the variables off the state again, for the engine of this server.
+    ///
+    /// # Errors
+    /// [`ErrorCode::SnapshotInvalid`] when it has another one.
+    pub(crate) fn take(
+        &self,
+        engine: Option<&dyn CodeEngine>,
+        state: &mut Vec<u8>,
+    ) -> Result<Vec<u8>, Failure> {
+        let SavedInterpreter { engine: name, format, bytes } = self;
+        let known = engine.is_some_and(|engine| engine.name() == name && engine.saved_format() == format);
+        if !known {
+            let here = engine.map_or("no code engine".to_owned(), |engine| {
+                format!("'{}' ({})", engine.name(), engine.saved_format())
+            });
+            return Err(invalid(&format!(
+                "it holds the variables of programs of the code engine '{name}' ({format}), and this server \
+                 has {here}"
+            )));
+        }
+        let at = state.len().checked_sub(*bytes).ok_or_else(|| invalid("its state is cut"))?;
+        Ok(state.split_off(at))
+    }
 }
 
 impl Snapshot {
@@ -255,6 +304,7 @@ mod tests {
             done: false,
             reward: Some(0.5),
             scores: None,
+            interpreter: None,
         };
         snapshot.seal(b"state".to_vec(), key).into_text()
     }

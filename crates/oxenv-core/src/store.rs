@@ -14,13 +14,14 @@ use std::time::Duration;
 use oxenv_wire::{ErrorCode, preview};
 use parking_lot::RwLock;
 
+use crate::code::{CodeEngine, CodeLimits};
 use crate::end_reason::EndReason;
 use crate::failure::Failure;
 use crate::idempotency::{InFlightLimit, ReplyCache};
 use crate::observe::Observer;
 use crate::record::Recorder;
 use crate::registry::Registry;
-use crate::session::{Hooks, Session, SessionOptions};
+use crate::session::{CodeSetup, Hooks, Session, SessionOptions};
 use crate::slots::{SlotCounts, Slots};
 use crate::snapshot::SnapshotKey;
 use crate::snapshot_room::SnapshotRoom;
@@ -134,6 +135,8 @@ pub struct SessionStore {
     slots: Arc<Slots>,
     hooks: Hooks,
     snapshot_key: SnapshotKey,
+    /// How sessions run programs; absent: they run none.
+    code: Option<CodeSetup>,
     /// What keyed requests have made.
     made: ReplyCache<SessionIds>,
     default: RwLock<Option<Arc<Session>>>,
@@ -158,6 +161,7 @@ impl SessionStore {
             slots: Slots::new(limits.max_sessions, limits.max_per_owner, limits.memory),
             hooks: Hooks::default(),
             snapshot_key: SnapshotKey::random(),
+            code: None,
             made: ReplyCache::new(MAX_KEYED),
             default: RwLock::new(None),
             making_default: tokio::sync::Mutex::new(()),
@@ -183,6 +187,13 @@ impl SessionStore {
     #[must_use]
     pub fn with_snapshot_key(mut self, key: SnapshotKey) -> Self {
         self.snapshot_key = key;
+        self
+    }
+
+    /// Lets sessions run programs, each with these limits. Default: code actions are refused.
+    #[must_use]
+    pub fn with_code_engine(mut self, engine: Arc<dyn CodeEngine>, limits: CodeLimits) -> Self {
+        self.code = Some(CodeSetup { engine, limits });
         self
     }
 

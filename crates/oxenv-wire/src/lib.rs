@@ -20,6 +20,7 @@
 
 mod action;
 mod body;
+mod code;
 mod error;
 mod fault;
 mod fingerprint;
@@ -48,6 +49,7 @@ pub use body::{
     Health, Metadata, Ready, ResetRequest, Schemas, SessionCreate, SessionCreated, SessionInfo,
     SessionProgress, StepRequest, ToolsetProblem,
 };
+pub use code::{CodeCall, CodeException, CodeOutcome, CodePart, write_code_fields};
 pub use error::{Delivered, ErrorCode, ErrorTraits, FailureKind, Phase, ToolErrorType};
 pub use fault::JsonError;
 pub use fingerprint::fingerprint;

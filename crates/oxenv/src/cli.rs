@@ -19,6 +19,7 @@ use crate::mcp::McpArgs;
 use crate::policy_commands::PolicyArgs;
 use crate::replay::ReplayArgs;
 use crate::rescore::RescoreArgs;
+use crate::run::RunArgs;
 use crate::settings::ServeArgs;
 use crate::step::StepArgs;
 use crate::tools_commands::{ToolsArgs, ValidateArgs};
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Envs(EnvsArgs),
     /// Install what an environment written in Python needs.
     Env(EnvArgs),
+    /// Run a program that calls the tools of a manifest.
+    Run(Box<RunArgs>),
     /// Call a tool of a running environment.
     Call(CallArgs),
     /// Take one step in a running environment's default session.

@@ -26,6 +26,8 @@ pub(crate) enum Problem {
     Interrupted,
     /// A record is incomplete or damaged; what could be done with the rest was done.
     Incomplete(String),
+    /// A program has ended with this code, and has said what it has to say.
+    Program(u8),
 }
 
 impl fmt::Display for Problem {
@@ -35,6 +37,7 @@ impl fmt::Display for Problem {
             | Problem::Listen(text)
             | Problem::Unreachable(text)
             | Problem::Incomplete(text) => f.write_str(text),
+            Problem::Program(code) => write!(f, "the program exited with code {code}"),
             Problem::Interrupted => f.write_str("a signal ended it before it was done"),
             Problem::Unfinished => f.write_str(
                 "something did not end in time, such as an environment that blocks its thread or a tool \
@@ -62,6 +65,9 @@ pub(crate) fn in_time(shutdown: &Shutdown) -> Result<(), Problem> {
 /// Prints the error, if any, and gives the exit code.
 pub(crate) fn code(outcome: anyhow::Result<()>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::SUCCESS };
+    if let Some(Problem::Program(code)) = error.downcast_ref() {
+        return ExitCode::from(*code);
+    }
     let mut stderr = std::io::stderr();
     let (red, plain) = if stderr.is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     let message = format!("{error:#}");
@@ -75,5 +81,6 @@ pub(crate) fn code(outcome: anyhow::Result<()>) -> ExitCode {
         Some(Problem::Unreachable(_)) => 4,
         Some(Problem::Unfinished | Problem::Interrupted) => Shutdown::EXIT_CODE as u8,
         Some(Problem::Incomplete(_)) => 6,
+        Some(Problem::Program(code)) => *code,
     })
 }

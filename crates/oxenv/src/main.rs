@@ -9,6 +9,7 @@ mod call;
 mod check;
 mod cli;
 mod client;
+mod code;
 mod completions;
 mod env;
 mod env_commands;
@@ -32,6 +33,7 @@ mod replay;
 mod requirements;
 mod rescore;
 mod rubrics;
+mod run;
 mod serve;
 mod settings;
 mod shown_command;
@@ -72,6 +74,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Mcp(args) => mcp::run(args).await,
         Command::Envs(args) => envs::run(&args),
         Command::Env(args) => env_commands::run(&args).await,
+        Command::Run(args) => run::run(*args).await,
         Command::Call(args) => call::run(&args).await,
         Command::Step(args) => step::run(&args).await,
         Command::Validate(args) => tools_commands::validate(&args),

@@ -17,6 +17,7 @@ use oxenv_store::{Hole, SessionFilter, Trajectories};
 use serde::Serialize;
 
 use crate::assemble::ToolArgs;
+use crate::code::CodeArgs;
 use crate::exit::Problem;
 use crate::output::print;
 use crate::registry;
@@ -31,8 +32,8 @@ pub(crate) use environment::{Folder, ReplayEnvironment, remember_entry};
 #[command(after_help = "\
 Tools of other servers, and those of environments that do not promise to be deterministic, are
 answered from the record: the replay then proves everything but those answers. --live calls them.
-Sessions of a manifest, or with a rubric, need the flags they were served with; those of an
-environment written in Python need --environment with what was served, and its flags.
+Sessions of a manifest, with a rubric or with programs need the flags they were served with; those of
+an environment written in Python need --environment with what was served, and its flags.
 
 Exit codes: 0 if all were the same, 1 if not, 5 if a signal ended it before,
 6 if some could not be compared because the record is incomplete.
@@ -57,6 +58,8 @@ pub(crate) struct ReplayArgs {
     tools: ToolArgs,
     #[command(flatten)]
     rubric: RubricArgs,
+    #[command(flatten)]
+    code: CodeArgs,
     /// Call the tools, instead of answering from the record
     #[arg(long)]
     live: bool,
@@ -142,7 +145,13 @@ async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
     let ids =
         chosen(&trajectories, &args.sessions, args.environment.as_deref(), args.tools.manifest.is_some())?;
     let rubric = RubricArgs { only_recorded: !args.live, ..args.rubric };
-    let given = ReplayOptions { environment: args.environment, tools: args.tools, rubric, live: args.live };
+    let given = ReplayOptions {
+        environment: args.environment,
+        tools: args.tools,
+        rubric,
+        code: args.code,
+        live: args.live,
+    };
     let (total, mut same, mut lacking) = (ids.len() as u64, 0, 0);
     let mut replayer = Replayer::new(&trajectories, given);
     for (index, id) in ids.iter().enumerate() {

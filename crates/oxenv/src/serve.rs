@@ -15,7 +15,7 @@ use crate::output::print;
 use crate::settings::{ServeArgs, Settings};
 use crate::tokens::GeneratedToken;
 use crate::trajectories::RecordFolder;
-use crate::{assemble, exit, logging, record, rubrics, snapshot_key};
+use crate::{assemble, code, exit, logging, record, rubrics, snapshot_key};
 
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::gather(args)?;
@@ -29,6 +29,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         // Its import may take minutes; what it has started ends with it.
         () = shutdown.requested() => return Ok(()),
     };
+    let code = code::start(&settings.code).await?;
     served.factory = rubrics::over(Arc::clone(&served.factory), &settings.rubric, &Arc::default())?;
     let recorder = record::open(&settings.record, served.redact.clone())?;
     let (mode, generated) = (settings.server.mode, settings.generated_tokens);
@@ -42,6 +43,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         snapshot_key::of(settings.snapshot_key_file.as_deref(), settings.record.record.as_deref())?;
     let mut store =
         SessionStore::new(Arc::clone(&served.factory), settings.limits).with_snapshot_key(snapshot_key);
+    if let Some(code) = code {
+        store = store.with_code_engine(code.engine, code.limits);
+    }
     if let Some(observer) = &observing.observer {
         store = store.with_observer(Arc::clone(observer));
     }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::assemble::ToolArgs;
 use crate::byte_size::ByteSize;
+use crate::code::CodeArgs;
 use crate::exit::usage;
 use crate::logging::{LogFormat, LogLevel};
 use crate::observing::ObservingArgs;
@@ -40,6 +41,7 @@ Examples:
   oxenv serve --tools tools.yaml                 the tools of a manifest, as an environment
   oxenv serve echo --tools tools.yaml            an environment with more tools
   oxenv serve --tools tools.yaml --workspace data --audit calls.jsonl
+  oxenv serve --tools tools.yaml --code monty    agents may send programs that call the tools
   oxenv serve connect4 --record records          record what every session does
   oxenv serve --config oxenv.toml";
 
@@ -133,6 +135,10 @@ struct GivenSettings {
 
     #[command(flatten)]
     #[serde(skip)]
+    code: CodeArgs,
+
+    #[command(flatten)]
+    #[serde(skip)]
     record: RecordArgs,
 
     /// A file with the key that authenticates snapshots, at least 32 random bytes: servers with the same one
@@ -180,6 +186,7 @@ pub(crate) struct Settings {
     pub(crate) environment: Option<String>,
     pub(crate) tools: ToolArgs,
     pub(crate) rubric: RubricArgs,
+    pub(crate) code: CodeArgs,
     pub(crate) record: RecordArgs,
     /// The file with the key of snapshots; absent: that beside the record, or one of the process.
     pub(crate) snapshot_key_file: Option<PathBuf>,
@@ -238,6 +245,7 @@ impl GivenSettings {
             tools: ToolArgs { python: layers.read()?, ..layers.read()? },
             tokens: layers.read()?,
             rubric: layers.read()?,
+            code: CodeArgs { options: layers.read()?, ..layers.read()? },
             record: layers.read()?,
             observing: layers.read()?,
             ..layers.read()?
@@ -283,6 +291,7 @@ impl Settings {
             environment: given.environment,
             tools: given.tools,
             rubric: given.rubric,
+            code: given.code,
             record: given.record,
             snapshot_key_file: given.snapshot_key_file,
             observing: given.observing,

@@ -26,20 +26,20 @@ use crate::seed::EpisodeSeeds;
 use crate::toolbox::{CallRequest, ResolvedTool};
 use crate::toolset::CallContext;
 
-/// A call of a graph that is over.
-struct FinishedCall {
-    /// Its place in the plan.
-    index: usize,
-    arguments: Option<RawJson>,
-    outcome: Result<ToolResult, ToolError>,
+/// One of several calls of a step, when it is over.
+pub(super) struct FinishedCall {
+    /// Its place in the step.
+    pub(super) index: usize,
+    pub(super) arguments: Option<RawJson>,
+    pub(super) outcome: Result<ToolResult, ToolError>,
 }
 
-/// The rewards of a graph's calls so far.
+/// The rewards of the calls of a step so far.
 #[derive(Default)]
-struct GraphScore {
-    reward: Option<Reward>,
-    metadata: Option<RawJson>,
-    done: bool,
+pub(super) struct StepScore {
+    pub(super) reward: Option<Reward>,
+    pub(super) metadata: Option<RawJson>,
+    pub(super) done: bool,
 }
 
 impl Session {
@@ -113,7 +113,7 @@ impl Session {
     }
 
     /// The call itself. Until its outcome is known, its effect is not.
-    async fn call_tool(
+    pub(super) async fn call_tool(
         &self,
         tool: ResolvedTool<'_>,
         request: &CallRequest<'_>,
@@ -138,7 +138,7 @@ impl Session {
         let mut running = FuturesUnordered::new();
         let mut tools: Vec<Option<ResolvedTool<'_>>> = plan.calls().iter().map(|_| None).collect();
         let mut alone = false;
-        let mut score = GraphScore::default();
+        let mut score = StepScore::default();
         loop {
             for (index, call) in plan.calls().iter().enumerate() {
                 if begun[index] || alone || !call.ready(&operation.outcomes) {
@@ -173,16 +173,15 @@ impl Session {
             alone = false;
             operation.call_ends(finished.index);
             let tool = plan.calls()[finished.index].tool;
-            self.finish_child(operation, tool, finished, deadline, &mut budget, &mut score).await?;
+            let index = finished.index;
+            let outcome = self.score_child(operation, tool, finished, deadline, &mut score).await?;
+            operation.outcomes[index] = Some(budget.keep(outcome));
         }
         drop(running);
-        if score.reward.is_some_and(|reward| !reward.is_finite()) {
-            let message = "the rewards of these calls add up to more than a number can hold";
-            return Err(Failure::new(ErrorCode::NonFiniteReward, message).in_phase(Phase::Verify));
-        }
+        score.check()?;
         let outcomes = std::mem::take(&mut operation.outcomes).into_iter().flatten();
         let results = plan.calls().iter().map(|call| call.id.to_owned()).zip(outcomes).collect();
-        let GraphScore { reward, metadata, done } = score;
+        let StepScore { reward, metadata, done } = score;
         Ok(GraphReply { results, reward, metadata, done })
     }
 
@@ -198,30 +197,36 @@ impl Session {
         FinishedCall { index, arguments, outcome }
     }
 
-    /// Scores a call of a graph, and keeps its outcome for those that need it.
-    async fn finish_child(
+    /// Scores one of several calls of a step, and gives its outcome back. If scoring fails, the operation has
+    /// it.
+    pub(super) async fn score_child(
         &self,
         operation: &mut RunningOperation<'_>,
         tool: &str,
         finished: FinishedCall,
         deadline: Option<Instant>,
-        budget: &mut GraphBudget,
-        score: &mut GraphScore,
-    ) -> Result<(), Failure> {
-        let FinishedCall { index, arguments, mut outcome } = finished;
-        let mut scored = Ok(());
-        if self.spec.capabilities.observes_calls && outcome.is_ok() {
-            let call = CallRecord { tool: tool.to_owned(), arguments, outcome };
-            let scoring = operation.scoring.insert(Box::new(Scoring { place: index, call }));
-            let observed = self.score(scoring, &mut operation.lock, operation.epoch, deadline).await;
-            scored = observed.map(|observed| score.add(observed));
-            let Some(scoring) = operation.scoring.take() else {
-                return Err(Failure::infrastructure("the outcome of the call was lost"));
-            };
-            outcome = scoring.call.outcome;
+        score: &mut StepScore,
+    ) -> Result<Result<ToolResult, ToolError>, Failure> {
+        let FinishedCall { index, arguments, outcome } = finished;
+        if !self.spec.capabilities.observes_calls || outcome.is_err() {
+            return Ok(outcome);
         }
-        operation.outcomes[index] = Some(budget.keep(outcome));
-        scored
+        let call = CallRecord { tool: tool.to_owned(), arguments, outcome };
+        let scoring = operation.scoring.insert(Box::new(Scoring { place: index, call }));
+        let scored = self.score(scoring, &mut operation.lock, operation.epoch, deadline).await;
+        let Some(scoring) = operation.scoring.take() else {
+            return Err(Failure::infrastructure("the outcome of the call was lost"));
+        };
+        match scored {
+            Ok(observed) => {
+                score.add(observed);
+                Ok(scoring.call.outcome)
+            }
+            Err(failure) => {
+                operation.outcomes[index] = Some(scoring.call.outcome);
+                Err(failure)
+            }
+        }
     }
 
     /// What a reset does before the environment's own: what is restarted ends, then comes a fresh workspace,
@@ -233,7 +238,12 @@ impl Session {
         deadline: Option<Instant>,
     ) -> Result<(), Failure> {
         let seeds = EpisodeSeeds::in_epoch(self.seed, operation.epoch, seed);
-        let workspace = operation.lock.guard.as_ref().and_then(|guard| guard.workspace.clone());
+        let mut workspace = None;
+        if let Some(guard) = &mut operation.lock.guard {
+            // A new episode begins without variables.
+            guard.interpreter = None;
+            workspace = guard.workspace.clone();
+        }
         let work = async {
             self.toolbox.end_episode(seeds).await;
             if let Some(workspace) = workspace {
@@ -274,7 +284,16 @@ impl Session {
     }
 }
 
-impl GraphScore {
+impl StepScore {
+    /// Refuses a reward that is no number.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.reward.is_some_and(|reward| !reward.is_finite()) {
+            let message = "the rewards of these calls add up to more than a number can hold";
+            return Err(Failure::new(ErrorCode::NonFiniteReward, message).in_phase(Phase::Verify));
+        }
+        Ok(())
+    }
+
     fn add(&mut self, observed: Observed) {
         self.reward = sum(self.reward, observed.reward);
         self.metadata = observed.metadata.or(self.metadata.take());

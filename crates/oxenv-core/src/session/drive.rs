@@ -263,10 +263,11 @@ impl Session {
 pub(super) fn discard(cell: &mut Cell) {
     let environment = cell.environment.take();
     let _ = catch_unwind(AssertUnwindSafe(|| drop(environment)));
+    cell.interpreter = None;
     cell.workspace = None;
 }
 
-fn locked(guard: &mut Option<CellGuard>) -> Result<&mut CellGuard, Failure> {
+pub(super) fn locked(guard: &mut Option<CellGuard>) -> Result<&mut CellGuard, Failure> {
     guard.as_mut().ok_or_else(not_locked)
 }
 
@@ -336,11 +337,12 @@ pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.filter(|limit| *limit < NO_TIMEOUT).map(|limit| oxenv_wire::after(Instant::now(), limit))
 }
 
-/// A step of an environment that runs apart: given up before it is done, the session demands a reset.
-struct Unfinished<'a> {
-    session: &'a Session,
-    epoch: u64,
-    armed: bool,
+/// A step that runs apart, in the environment or as a program: given up before it is done, the session
+/// demands a reset.
+pub(super) struct Unfinished<'a> {
+    pub(super) session: &'a Session,
+    pub(super) epoch: u64,
+    pub(super) armed: bool,
 }
 
 impl Drop for Unfinished<'_> {

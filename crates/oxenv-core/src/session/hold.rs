@@ -12,6 +12,7 @@ use super::lease::LeaseHold;
 use super::operation::Exclusive;
 use super::step_lock::CellGuard;
 use crate::capabilities::Execution;
+use crate::code::Interpreter;
 use crate::failure::Failure;
 use crate::seed::EpisodeSeeds;
 use crate::snapshot_room::SnapshotRoom;
@@ -59,7 +60,8 @@ impl Session {
         };
         let mut guard = self.acquire().await?;
         // A copy takes as long as its workspace is large, and readers do not wait for it.
-        let lasts = guard.workspace.is_some() || self.spec.capabilities.execution != Execution::Inline;
+        let apart = guard.workspace.is_some() || guard.interpreter.is_some();
+        let lasts = apart || self.spec.capabilities.execution != Execution::Inline;
         let shown = if lasts {
             Some(self.publish(&mut guard, self.epoch()).map(|_| PublishedState(self))?)
         } else {
@@ -132,6 +134,14 @@ impl Past {
 }
 
 impl PausedSession<'_> {
+    /// The variables of its programs, if it has run one.
+    pub(crate) fn interpreter(&mut self) -> Option<&mut dyn Interpreter> {
+        match &mut self.guard.interpreter {
+            Some(interpreter) => Some(interpreter.as_mut()),
+            None => None,
+        }
+    }
+
     /// What a factory copies or saves.
     pub(crate) fn original(&mut self) -> Result<CopySource<'_>, Failure> {
         let cell = &mut *self.guard;

@@ -174,6 +174,7 @@ impl StepReply<'_> {
                 StepReply::Call { spelling, name: name.into_owned().into(), reply }
             }
             StepReply::Graph(reply) => StepReply::Graph(reply),
+            StepReply::Code(reply) => StepReply::Code(reply),
             StepReply::Observed(observed) => StepReply::Observed(observed),
         }
     }
@@ -193,6 +194,7 @@ impl MemorySize for StepReply<'_> {
                 let results = reply.results.iter().map(|(id, result)| id.len() + outcome(result));
                 results.sum::<usize>() + added(&reply.metadata)
             }
+            StepReply::Code(reply) => reply.outcome.size() + added(&reply.metadata),
             StepReply::Observed(observed) => observed.fields.get().len() + added(&observed.metadata),
         }
     }

@@ -39,6 +39,8 @@ pub(super) struct RunningOperation<'a> {
     pub(super) finished_calls: usize,
     /// Whether it has called a tool.
     calls_tools: bool,
+    /// Whether it runs a program.
+    pub(super) runs_code: bool,
     /// The outcomes of calls that are not in a reply yet, by [`MadeCall::place`].
     pub(super) outcomes: Vec<Option<Result<ToolResult, ToolError>>>,
     /// A call that is over and waits for its score.
@@ -162,6 +164,7 @@ impl<'a> RunningOperation<'a> {
             calls: Vec::new(),
             finished_calls: 0,
             calls_tools: false,
+            runs_code: false,
             outcomes: Vec::new(),
             scoring: None,
             lock: StepLock::default(),

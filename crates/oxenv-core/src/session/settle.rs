@@ -168,7 +168,7 @@ impl RunningOperation<'_> {
                 detail.retryable = false;
             });
             // The outcomes of its calls are still known.
-            self.outcomes = std::mem::replace(outcome, Err(failure)).map(call_outcomes).unwrap_or_default();
+            self.keep_outcomes(std::mem::replace(outcome, Err(failure)));
         }
         progress.seq += 1;
         let current = progress.epoch == self.epoch;
@@ -189,6 +189,18 @@ impl RunningOperation<'_> {
         }
         let recorder = self.session.hooks.recorder.as_ref()?;
         Some(self.record(recorder.as_ref(), progress.seq, progress.step_count, outcome))
+    }
+
+    /// Keeps the outcomes of the calls of a reply that is not given; those of a program are kept anyway.
+    fn keep_outcomes(&mut self, reply: Result<StepReply<'_>, Failure>) {
+        self.outcomes = match reply {
+            Ok(StepReply::Code(_)) => return,
+            Ok(StepReply::Call { reply, .. }) => vec![Some(reply.outcome)],
+            Ok(StepReply::Graph(graph)) => {
+                graph.results.into_iter().map(|(_, outcome)| Some(outcome)).collect()
+            }
+            Ok(StepReply::Tools(..) | StepReply::Observed(_)) | Err(_) => Vec::new(),
+        };
     }
 
     fn record(
@@ -240,7 +252,8 @@ impl RunningOperation<'_> {
             (OperationInput::Reset(Some(reset)), Ok(_)) => *tape = Tape::beginning((*reset).clone()),
             (OperationInput::Reset(_), _) => *tape = Tape::default(),
             (OperationInput::Step(..), Ok(StepReply::Tools(..))) => {}
-            (OperationInput::Step(_, action), _) if self.calls.is_empty() => {
+            // A program itself is not done again: its variables are copied.
+            (OperationInput::Step(_, action), _) if self.calls.is_empty() && !self.runs_code => {
                 tape.extend(action.clone().map(Taped::Action));
             }
             (OperationInput::Step(principal, _), _) => {
@@ -295,15 +308,6 @@ impl RunningOperation<'_> {
     }
 }
 
-/// The outcomes of the calls of a reply, by their place.
-fn call_outcomes(reply: StepReply<'_>) -> Vec<Option<Result<ToolResult, ToolError>>> {
-    match reply {
-        StepReply::Call { reply, .. } => vec![Some(reply.outcome)],
-        StepReply::Graph(graph) => graph.results.into_iter().map(|(_, outcome)| Some(outcome)).collect(),
-        StepReply::Tools(..) | StepReply::Observed(_) => Vec::new(),
-    }
-}
-
 /// The outcome of a call that was still running when its operation ended.
 fn cut_off_call() -> Result<ToolResult, ToolError> {
     let error = ToolError::new(ToolErrorType::ExecutionError, "cut off before it was over");
@@ -340,6 +344,7 @@ fn facts(reply: &StepReply<'_>) -> OutcomeFacts {
         StepReply::Tools(..) => OutcomeFacts { done: false, reward: None },
         StepReply::Call { reply, .. } => OutcomeFacts { done: reply.done, reward: reply.reward },
         StepReply::Graph(reply) => OutcomeFacts { done: reply.done, reward: reply.reward },
+        StepReply::Code(reply) => OutcomeFacts { done: reply.done, reward: reply.reward },
         StepReply::Observed(observed) => OutcomeFacts { done: observed.done, reward: observed.reward },
     }
 }

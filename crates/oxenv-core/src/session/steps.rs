@@ -150,9 +150,7 @@ impl Session {
                     Err(_) => self.run_typed(operation, action, deadline, expect).await,
                 },
             },
-            Action::Code(_) => Err(Failure::unsupported(
-                "this environment takes no code actions: no code engine is configured",
-            )),
+            Action::Code(code) => Box::pin(self.run_code(operation, &code, deadline, expect)).await,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::SessionStore;
 use super::making::{NewSessionParts, QueueTimeout};
 use crate::capabilities::ForkMode;
+use crate::code::Interpreter;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::idempotency::{Attempt, IdempotentReply, Identity, MemorySize, ReplySender, fingerprint};
@@ -20,7 +21,7 @@ use crate::record::SessionOrigin;
 use crate::registry::Slot;
 use crate::session::{Past, PausedSession, Session, SessionOptions};
 use crate::slots::NoSlot;
-use crate::snapshot::{SealedSnapshot, Snapshot, SnapshotKeySource};
+use crate::snapshot::{SavedInterpreter, SealedSnapshot, Snapshot, SnapshotKeySource};
 use crate::snapshot_room::SnapshotRoom;
 use crate::spec::{CopySource, EnvironmentContext, EnvironmentInstance};
 use crate::tape::{Tape, Taped};
@@ -141,11 +142,13 @@ impl SessionStore {
         for slot in slots {
             let boot = held.past.boot(slot.id(), seed);
             let instance = self.fork_instance(&mut held, boot, deadline).await?;
+            let interpreter = self.fork_interpreter(&mut held, deadline).await?;
             let past = held.past.copy();
             forks.push(NewSessionParts {
                 slot,
                 seed,
                 instance,
+                interpreter,
                 past,
                 options: options.clone(),
                 origin: Some(origin),
@@ -299,11 +302,12 @@ impl SessionStore {
         let mut held = still.await??;
         let original = CopySource { room, ..held.original()? };
         let save = std::panic::AssertUnwindSafe(|| self.factory.save(original));
-        let state = self
+        let mut state = self
             .contain(save, self.boot_deadline())
             .await?
             .map_err(|failure| failure.in_phase(Phase::Boot))?;
         room.holds(state.len() as u64)?;
+        let interpreter = self.save_interpreter(&mut held, &mut state, room).await?;
         let spec = self.spec();
         let snapshot = Snapshot {
             environment: spec.name.clone(),
@@ -318,6 +322,7 @@ impl SessionStore {
             done: held.past.done,
             reward: held.past.reward,
             scores: held.past.scores.clone(),
+            interpreter,
         };
         let key = self.snapshot_key.clone();
         on_a_thread(state.len(), move || snapshot.seal(state, &key)).await
@@ -340,9 +345,11 @@ impl SessionStore {
 
     async fn restore_now(&self, text: String, options: SessionOptions) -> Result<Arc<Session>, Failure> {
         let key = self.snapshot_key.clone();
-        let (snapshot, state) = on_a_thread(text.len(), move || Snapshot::open(&text, &key)).await??;
+        let (snapshot, mut state) = on_a_thread(text.len(), move || Snapshot::open(&text, &key)).await??;
         snapshot.fits(self.spec())?;
         self.snapshot_room().holds(state.len() as u64)?;
+        let engine = self.code.as_ref().map(|code| code.engine.as_ref());
+        let saved = snapshot.interpreter.as_ref().map(|saved| saved.take(engine, &mut state)).transpose()?;
         let slot = self.take_slot(&options).await?;
         let seed = options.seed.unwrap_or(snapshot.seed);
         let past = Past {
@@ -361,8 +368,16 @@ impl SessionStore {
             .contain(restore, self.boot_deadline())
             .await?
             .map_err(|failure| failure.in_phase(Phase::Boot))?;
-        let origin = SessionOrigin::Snapshot { session_id: &snapshot.session_id, seq: snapshot.seq };
-        self.register(NewSessionParts { slot, seed, instance, past, options, origin: Some(origin) }).await
+        let interpreter = match (&self.code, &saved) {
+            (Some(code), Some(saved)) => {
+                let open = std::panic::AssertUnwindSafe(|| code.restore(snapshot.episode_seed(), saved));
+                let opened = self.contain(open, self.boot_deadline()).await?;
+                Some(opened.map_err(|failure| failure.in_phase(Phase::Boot))?)
+            }
+            _ => None,
+        };
+        let origin = Some(SessionOrigin::Snapshot { session_id: &snapshot.session_id, seq: snapshot.seq });
+        self.register(NewSessionParts { slot, seed, instance, interpreter, past, options, origin }).await
     }
 
     async fn fork_instance(
@@ -383,6 +398,37 @@ impl SessionStore {
         let original = held.original()?;
         let fork = std::panic::AssertUnwindSafe(|| self.factory.fork(boot, original));
         self.contain(fork, deadline).await?.map_err(|failure| failure.in_phase(Phase::Boot))
+    }
+
+    /// A copy of the variables of a session's programs.
+    async fn fork_interpreter(
+        &self,
+        held: &mut PausedSession<'_>,
+        deadline: Instant,
+    ) -> Result<Option<Box<dyn Interpreter>>, Failure> {
+        let Some(interpreter) = held.interpreter() else { return Ok(None) };
+        let fork =
+            std::panic::AssertUnwindSafe(move || Work::pending(async move { interpreter.fork().await }));
+        let forked = self.contain(fork, deadline).await?;
+        forked.map(Some).map_err(|failure| failure.in_phase(Phase::Boot))
+    }
+
+    /// Puts the variables of a session's programs behind its state.
+    async fn save_interpreter(
+        &self,
+        held: &mut PausedSession<'_>,
+        state: &mut Vec<u8>,
+        room: SnapshotRoom,
+    ) -> Result<Option<SavedInterpreter>, Failure> {
+        let (Some(interpreter), Some(code)) = (held.interpreter(), &self.code) else { return Ok(None) };
+        let left = room.bytes - state.len() as u64;
+        let save = std::panic::AssertUnwindSafe(move || {
+            Work::pending(async move { interpreter.snapshot(left).await })
+        });
+        let saved = self.contain(save, self.boot_deadline()).await?;
+        let saved = saved.map_err(|failure| failure.in_phase(Phase::Boot))?;
+        room.holds((state.len() + saved.len()) as u64)?;
+        Ok(Some(SavedInterpreter::append(code.engine.as_ref(), state, &saved)))
     }
 
     /// Work of the factory or of an environment that is being made, until the deadline, its panics contained.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::SessionStore;
 use crate::audit::utc_micros;
+use crate::code::Interpreter;
 use crate::end_reason::EndReason;
 use crate::failure::Failure;
 use crate::record::{RecordEntry, RecordEvent, SessionOrigin};
@@ -27,6 +28,8 @@ pub(super) struct NewSessionParts<'a> {
     pub(super) slot: Slot<Session>,
     pub(super) seed: u64,
     pub(super) instance: EnvironmentInstance,
+    /// The variables of its programs, if it goes on from others.
+    pub(super) interpreter: Option<Box<dyn Interpreter>>,
     pub(super) past: Past,
     pub(super) options: SessionOptions,
     pub(super) origin: Option<SessionOrigin<'a>>,
@@ -176,7 +179,16 @@ impl SessionStore {
         let seed = options.seed.unwrap_or_else(|| derive_seed(self.seed, index));
         let instance = self.make(EnvironmentContext::new(slot.id(), seed), self.boot_deadline()).await?;
         let past = Past { episode_id: options.episode_id.clone(), ..Past::default() };
-        self.register(NewSessionParts { slot, seed, instance, past, options, origin: None }).await
+        self.register(NewSessionParts {
+            slot,
+            seed,
+            instance,
+            interpreter: None,
+            past,
+            options,
+            origin: None,
+        })
+        .await
     }
 
     /// Makes the session, records that it is there, and lets it be found.
@@ -200,6 +212,8 @@ impl SessionStore {
             reset_deadline: self.limits.reset,
             stuck: Arc::clone(&self.stuck),
             hooks: self.hooks.clone(),
+            code: self.code.clone(),
+            interpreter: made.interpreter,
             waited,
             past: Some(made.past),
         });

@@ -56,6 +56,7 @@ pub(crate) async fn step_within(
         StepReply::Tools(..) => Shown::Tools,
         StepReply::Call { reply, .. } => Shown::Call(reply),
         StepReply::Graph(reply) => Shown::Graph(reply),
+        StepReply::Code(_) => panic!("no engine runs programs here"),
         StepReply::Observed(observed) => Shown::Observed(observed),
     })
 }

@@ -5,10 +5,10 @@
 //! other show how the envelopes differ: the type of the reward, and where metadata stands.
 
 use oxenv_wire::{
-    CallOutcome, ErrorCode, ObservationParts, Reward, RpcCode, RpcError, RpcId, Spelling, ToolError,
-    ToolErrorType, ToolResult, call_metadata, graph_metadata, write_call_fields, write_graph_fields,
-    write_mcp_frame, write_observation_body, write_observation_frame, write_rpc_error, write_rpc_result,
-    write_state_frame,
+    CallOutcome, CodeCall, CodeException, CodeOutcome, CodePart, ErrorCode, ObservationParts, Reward,
+    RpcCode, RpcError, RpcId, Spelling, ToolError, ToolErrorType, ToolResult, call_metadata, graph_metadata,
+    raw, write_call_fields, write_code_fields, write_graph_fields, write_mcp_frame, write_observation_body,
+    write_observation_frame, write_rpc_error, write_rpc_result, write_state_frame,
 };
 use serde_json::json;
 
@@ -105,10 +105,50 @@ fn environments() -> Vec<Golden> {
     };
     let code = Parts { fields: r#"{"stdout":"4\n","stderr":"","exit_code":0}"#, ..EMPTY };
     let echoed = Parts { fields: r#"{"echoed_message":"hi","message_length":2}"#, ..EMPTY };
-    [("reset", reset), ("typed", typed), ("code", code), ("message", echoed)]
-        .into_iter()
-        .flat_map(|(name, parts)| parts.goldens(name))
-        .collect()
+    let (mut ended, mut raised) = (String::new(), String::new());
+    write_code_fields(&mut ended, &ended_program());
+    write_code_fields(&mut raised, &raised_program());
+    let program = Parts { fields: &ended, ..EMPTY };
+    let exception = Parts { fields: &raised, ..EMPTY };
+    [
+        ("reset", reset),
+        ("typed", typed),
+        ("code", code),
+        ("message", echoed),
+        ("program", program),
+        ("program-exception", exception),
+    ]
+    .into_iter()
+    .flat_map(|(name, parts)| parts.goldens(name))
+    .collect()
+}
+
+fn ended_program() -> CodeOutcome {
+    let call = CodeCall { tool_name: "add".to_owned(), error: None };
+    CodeOutcome {
+        stdout: "3\n".to_owned(),
+        result: raw(&json!({ "sum": 3 })).ok(),
+        calls: vec![call],
+        ..CodeOutcome::default()
+    }
+}
+
+fn raised_program() -> CodeOutcome {
+    let traceback = "Traceback (most recent call last):\n  File \"<python-input-0>\", line 1, in <module>\n\
+                     RuntimeError: timeout: late\n";
+    let late = ToolError::new(ToolErrorType::Timeout, "late").with_code(ErrorCode::DeadlineExceeded);
+    CodeOutcome {
+        stderr: traceback.to_owned(),
+        exit_code: 1,
+        error: Some(CodeException {
+            error_type: "RuntimeError".to_owned(),
+            message: "timeout: late".to_owned(),
+            traceback: traceback.to_owned(),
+        }),
+        calls: vec![CodeCall { tool_name: "search".to_owned(), error: Some(late) }],
+        truncated: vec![CodePart::Stdout],
+        ..CodeOutcome::default()
+    }
 }
 
 /// Each spelling with each outcome: the tools, a result, a failed call.

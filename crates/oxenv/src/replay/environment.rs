@@ -23,6 +23,7 @@ use oxenv_store::{
 use serde_json::value::RawValue;
 
 use crate::assemble::{self, ServedEnvironment, ToolArgs};
+use crate::code::{self, CodeArgs, StartedEngine};
 use crate::recorded_tools::{ToolTape, taped};
 use crate::registry;
 use crate::rubrics::{self, RubricArgs};
@@ -36,6 +37,7 @@ pub(crate) struct ReplayOptions {
     pub(crate) environment: Option<String>,
     pub(crate) tools: ToolArgs,
     pub(crate) rubric: RubricArgs,
+    pub(crate) code: CodeArgs,
     pub(crate) live: bool,
 }
 
@@ -85,8 +87,13 @@ impl ReplayEnvironment {
             }
             served.factory = rubrics::over(Arc::clone(&served.factory), &given.rubric, &cache)?;
         }
+        let engine = code::start(&given.code).await?;
         let (factory, redact) = (Arc::clone(&served.factory), served.redact.clone());
-        ReplayEnvironment::of(factory, tape, redact, Some(served))
+        let mut environment = ReplayEnvironment::of(factory, tape, redact, Some(served))?;
+        if let Some(StartedEngine { engine, limits }) = engine {
+            environment.store = environment.store.with_code_engine(engine, limits);
+        }
+        Ok(environment)
     }
 
     /// One over an environment that is there already, which its maker closes.

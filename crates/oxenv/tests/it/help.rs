@@ -4,11 +4,12 @@ use crate::process::run;
 
 #[test]
 fn every_help_text_has_examples() {
-    let commands = "serve, mcp, envs, env, env install, call, step, validate, tools, tools import, tools \
-                    schema, policy, policy explain, trajectories, trajectories list, trajectories show, \
-                    trajectories export, replay, rescore, check, up, ps, down, build, fleet, fleet up, fleet \
-                    list, fleet down, fleet shell, fleet simulate, health, bench, bench ws, bench http, \
-                    bench mcp, bench tools, bench churn, bench idle, completions";
+    let commands = "serve, run, mcp, envs, env, env install, call, step, validate, tools, tools \
+                    import, tools schema, policy, policy explain, trajectories, trajectories list, \
+                    trajectories show, trajectories export, replay, rescore, check, up, ps, down, \
+                    build, fleet, fleet up, fleet list, fleet down, fleet shell, fleet simulate, \
+                    health, bench, bench ws, bench http, bench mcp, bench tools, bench churn, bench \
+                    idle, completions";
     for command in commands.split(", ") {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let help = run(&arguments);

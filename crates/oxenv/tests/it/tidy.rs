@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates a crate may depend on; tests may use any.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("oxenv-wire", &[]),
     ("oxenv-schema", &["oxenv-wire"]),
     ("oxenv-core", &["oxenv-schema", "oxenv-wire"]),
@@ -27,12 +27,14 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("oxenv-client", &["oxenv-process", "oxenv-providers", "oxenv-schema", "oxenv-upstream", "oxenv-wire"]),
     ("oxenv-fleet-simulator", &["oxenv-process"]),
     ("oxenv-host", &["oxenv-core", "oxenv-process", "oxenv-wire"]),
+    ("oxenv-code", &["oxenv-core", "oxenv-process", "oxenv-wire"]),
     ("oxenv-test-support", &[]),
     (
         "oxenv",
         &[
             "oxenv-bench",
             "oxenv-client",
+            "oxenv-code",
             "oxenv-core",
             "oxenv-envs",
             "oxenv-fleet-simulator",
