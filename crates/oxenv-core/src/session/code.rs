@@ -84,16 +84,19 @@ impl Session {
         let _shown = PublishedState(self);
         let interpreter = guard.interpreter.take();
         let mut unfinished = Unfinished { session: self, epoch, armed: interpreter.is_some() };
-        let limit = after(Instant::now(), setup.limits.time);
-        let end = deadline.map_or(limit, |deadline| deadline.min(limit));
+        let end = || {
+            let limit = after(Instant::now(), setup.limits.time);
+            deadline.map_or(limit, |deadline| deadline.min(limit))
+        };
         let work = async {
-            let _ = timeout_at(end, self.toolbox.settled()).await;
+            // A toolset that has not started in time has no tools.
+            let _ = timeout_at(end(), self.toolbox.settled()).await;
             let mut interpreter = match interpreter {
                 Some(interpreter) => interpreter,
                 None => setup.engine.open(setup.context(self.episode_seed())).await?,
             };
             unfinished.armed = true;
-            let reply = self.run_program(operation, interpreter.as_mut(), code, deadline, end).await?;
+            let reply = self.run_program(operation, interpreter.as_mut(), code, deadline, end()).await?;
             // Else a task of the environment has the lock, and the session demands a reset anyway.
             if let Some(guard) = &mut operation.lock.guard {
                 guard.interpreter = Some(interpreter);
