@@ -3,11 +3,13 @@
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness.plain_http import exchange, post
 from harness.server import binary, clean_environment
 
+from hosted.conftest import ENVIRONMENTS
 from hosted.processes import is_alive, wait_until
 
 NAME = "forking_env"
@@ -127,14 +129,55 @@ def test_each_has_a_log_of_its_own(host):
     assert log(session) == "of the original\n"
 
 
+def test_signals_reach_the_loop_of_each(host):
+    server = host(NAME)
+    session, _ = opened(server)
+    step(server, session, "handle signals")
+    (one,) = fork(server, session)
+    assert step(server, one, "signal")["signals"] == 1
+    assert step(server, session)["signals"] == 0
+    assert step(server, session, "signal")["signals"] == 1
+
+
+def test_what_was_not_written_yet_is_written_by_each(host):
+    server = host(NAME)
+    session, _ = opened(server)
+    step(server, session, "redirect")
+    step(server, session, "print before")
+    forks = fork(server, session, 3)
+    for each in [session, *forks]:
+        step(server, each, "print after")
+        step(server, each, "flush")
+        assert step(server, each)["output"] == "before\nafter\n"
+
+
+def test_duplicates_of_a_descriptor_go_on_as_one(host):
+    server = host(NAME)
+    session, _ = opened(server)
+    step(server, session, "duplicate")
+    step(server, session, "write a")
+    (one,) = fork(server, session)
+    for each in (session, one):
+        assert step(server, each, "write b")["output"] == "aabb"
+
+
+def test_an_event_loop_of_the_import_is_each_sessions_own(host):
+    server = host("forking:Looping", "--env", f"PYTHONPATH={ENVIRONMENTS / NAME}", "--cwd", "shared")
+    sessions = [opened(server)[0] for _ in range(4)]
+    with ThreadPoolExecutor() as pool:
+        seen = list(pool.map(lambda session: step(server, session), sessions))
+    assert len({each["process"] for each in seen}) == 4
+
+
 @pytest.mark.parametrize(
     ("what", "why"),
     [
         ("thread", "it runs 2 threads"),
-        ("process", "it has started processes that still run"),
-        ("socket", "it has a socket open"),
+        ("process", "it has started processes that it has not waited for"),
+        ("socket", "it has open what two processes cannot share: socket:["),
         ("deleted", "it has a deleted file open"),
-        ("memory", "it shares memory with other processes"),
+        ("memory", "it shares memory with other processes (/dev/zero"),
+        ("database", "it has the SQLite database"),
     ],
 )
 def test_what_two_processes_cannot_both_have_is_refused(host, what, why):

@@ -124,6 +124,8 @@ CALLS = [
     ("waits", {"seconds": 30}),
     ("sleeps", {"seconds": 5}),
     ("text", {"word": "after"}),
+    ("asks_its_context", {"key": "a"}),
+    ("asks_its_context", {}),
     ("hides", {"name": "text"}),
     ("text", {}),
     ("nope", {}),

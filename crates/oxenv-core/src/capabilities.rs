@@ -27,6 +27,8 @@ pub enum ForkMode {
     Workspace,
     /// The environment copies itself.
     Native,
+    /// Its process is forked; refused while it has what two processes cannot both have.
+    Process,
     /// By replaying the recorded steps.
     Replay,
     /// Never.

@@ -151,7 +151,7 @@ fn spec(name: &str, isolation: Isolation, loaded: &Loaded, created: &Created) ->
             execution: Execution::Task,
             deterministic: false,
             fork: match isolation {
-                Isolation::Fork => ForkMode::Native,
+                Isolation::Fork => ForkMode::Process,
                 Isolation::Fresh | Isolation::Thread => ForkMode::None,
             },
             snapshot: false,

@@ -53,6 +53,7 @@ TOOL_TIMEOUT = 30.0
 # How long the threads of an ended session have to end.
 THREADS_TIMEOUT = 1.0
 PR_SET_PDEATHSIG = 1
+TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 MS_BIND = 0x1000
@@ -1010,7 +1011,7 @@ class Session:
     def state(self):
         """The present state's own fields, or why there are none."""
         try:
-            state = self.environment.state
+            state = getattr(self.environment, "state", None)
             state = state() if callable(state) and not hasattr(state, "model_dump") else state
             state = self.run(state)
             fields = dump(state) if state is not None else {}
@@ -1092,6 +1093,7 @@ class ToolServer:
         own = base and getattr(type(environment), "_async_call_tool", None) is not base._async_call_tool
         if base is None or own or not callable(direct) or not can_bypass(server):
             return
+        stock = environment._async_call_tool
         client_result = importlib.import_module("fastmcp.client.client").CallToolResult
         tool_error = importlib.import_module("fastmcp.exceptions").ToolError
         functions = FunctionTools.of(server)
@@ -1115,9 +1117,11 @@ class ToolServer:
             try:
                 if error is not None:
                     raise error
-                return result_of(await server.call_tool(tool_name, arguments))
+                if await is_plain(server, tool_name):
+                    return result_of(await server.call_tool(tool_name, arguments))
             except Exception as error:
                 raise tool_error(client_error_text(error, tool_name)) from error
+            return await stock(tool_name, arguments)
 
         async def handle_call(action, timeout_s=None):
             nonlocal failed
@@ -1180,6 +1184,14 @@ class ToolServer:
             kept = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
             described[each.name] = {"description": "", **{key: fields[key] for key in kept if key in fields}}
         return described
+
+
+async def is_plain(server, name):
+    """Whether a tool is a function that is given nothing but its arguments: no context of a client."""
+    tool = await server.get_tool(name)
+    injected = importlib.import_module("fastmcp.server.dependencies").without_injected_parameters
+    own = type(tool) is importlib.import_module("fastmcp.tools.function_tool").FunctionTool
+    return tool is None or (own and injected(tool.fn) is tool.fn)
 
 
 class FunctionTools:
@@ -1584,14 +1596,15 @@ def shared_memory():
     return {(each[0], each[-1].strip()) for each in lines if "w" in each[1] and each[1].endswith("s")}
 
 
-def event_loops(own):
-    """The event loops of this process that are not closed."""
+def event_loops():
+    """The event loops of this process that are not closed, but for those that its template has made."""
     found = [each for each in gc.get_objects() if issubclass(type(each), asyncio.AbstractEventLoop)]
-    loops = {id(each): each for each in [own, *found] if each is not None and not each.is_closed()}
-    for loop in loops.values():
-        if not isinstance(loop, asyncio.selector_events.BaseSelectorEventLoop):
-            raise Unsupported(f"the environment cannot be forked: its event loop is a {type(loop).__name__}")
-    return list(loops.values())
+    return [each for each in found if not each.is_closed()]
+
+
+def is_renewable(loop):
+    """Whether a loop is of asyncio's own kind, whose parts are known."""
+    return isinstance(loop, asyncio.selector_events.BaseSelectorEventLoop)
 
 
 def descriptors_of(loops):
@@ -1599,15 +1612,28 @@ def descriptors_of(loops):
 
 
 def renew_loop(loop):
-    """Gives an event loop descriptors of its own."""
-    old, woken = loop._selector, loop._ssock.fileno()
+    """Gives an event loop descriptors of its own: those that a parent process has as well wake both."""
+    if loop.is_closed():
+        return
+    old, woken, waking = loop._selector, loop._ssock.fileno(), loop._csock.fileno()
     loop._selector = selectors.DefaultSelector()
     for key in list(old.get_map().values()):
         if key.fd != woken:
             loop._selector.register(key.fileobj, key.events, key.data)
     old.close()
+    # Signals wake the loop that handles them.
+    wakes_at_signals = threading.current_thread() is threading.main_thread() and wakeup_descriptor() == waking
     loop._close_self_pipe()
     loop._make_self_pipe()
+    if wakes_at_signals:
+        signal.set_wakeup_fd(loop._csock.fileno(), warn_on_full_buffer=False)
+
+
+def wakeup_descriptor():
+    """Where signals are written to; -1 if nowhere."""
+    present = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(present, warn_on_full_buffer=False)
+    return present
 
 
 def mount_folders(folders, mounted):
@@ -1648,14 +1674,27 @@ def check_status(status, what):
 
 
 class OpenFile:
-    """A file or folder that is open, and how to open it again."""
+    """A file or folder that is open, by one descriptor or several, and how to open it again."""
 
     def __init__(self, descriptor, path):
-        self.descriptor, self.path = descriptor, path
+        self.descriptors, self.path = [descriptor], path
         self.about = os.fstat(descriptor)
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
-            fields = dict(line.split(maxsplit=1) for line in file if ":" in line)
-        self.position, self.flags = int(fields["pos:"]), int(fields["flags:"], 8)
+        self.position, self.flags = position_and_flags(descriptor)
+
+    def is_same(self, descriptor):
+        """Whether a descriptor of the same path shares the position, as a duplicate does."""
+        if not stat.S_ISREG(self.about.st_mode):
+            return False
+        os.lseek(self.descriptors[0], self.position + 1, os.SEEK_SET)
+        moved = position_and_flags(descriptor)[0] == self.position + 1
+        os.lseek(self.descriptors[0], self.position, os.SEEK_SET)
+        return moved
+
+    def is_database(self):
+        """Whether it is one of SQLite's, which refuses to write to a file that it has not opened itself."""
+        if not stat.S_ISREG(self.about.st_mode) or self.flags & os.O_ACCMODE == os.O_WRONLY:
+            return False
+        return os.pread(self.descriptors[0], 16, 0) == b"SQLite format 3\0"
 
     def reopen(self, folders):
         """Opens what is at its path now; the same file, unless that is in one of the folders."""
@@ -1663,14 +1702,21 @@ class OpenFile:
             again = os.open(self.path, self.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC))
         except OSError as error:
             raise Unsupported(f"the environment cannot be forked: it has {self.path} open: {error}") from None
-        own = any(self.path.startswith(folder + "/") for folder in folders)
+        own = any((self.path + "/").startswith(folder + "/") for folder in folders)
         if not own and not os.path.samestat(self.about, os.fstat(again)):
             says = f"it has a file open that was {self.path}, which is another file now"
             raise Unsupported(f"the environment cannot be forked: {says}")
         if stat.S_ISREG(self.about.st_mode):
             os.lseek(again, self.position, os.SEEK_SET)
-        os.dup2(again, self.descriptor, inheritable=not self.flags & os.O_CLOEXEC)
+        for descriptor in self.descriptors:
+            os.dup2(again, descriptor, inheritable=os.get_inheritable(descriptor))
         os.close(again)
+
+
+def position_and_flags(descriptor):
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+        fields = dict(line.split(maxsplit=1) for line in file if ":" in line)
+    return int(fields["pos:"]), int(fields["flags:"], 8)
 
 
 class Copying:
@@ -1681,22 +1727,30 @@ class Copying:
     refused.
     """
 
-    def __init__(self, adoption, descriptors, memory):
+    def __init__(self, adoption, descriptors, memory, loops):
         self.adoption = adoption
         """The pipe to the template."""
         self.descriptors, self.memory = descriptors, memory
         """What all sessions have from their template."""
+        self.loops = loops
+        """Event loops that the import has made."""
         self.files = []
         self.mounted = False
         """Whether this process is a copy, which has folders mounted."""
 
     def copy(self, worker, address, connection, own_loop):
         """The connection of the copy, in the copy; None in the original."""
-        loops = event_loops(own_loop)
-        known = {connection.sock.fileno(), self.adoption, 0, 1, 2} | descriptors_of(loops)
+        loops = {id(each): each for each in [own_loop, *self.loops, *event_loops()] if each is not None}
+        loops = [each for each in loops.values() if not each.is_closed()]
+        for loop in loops:
+            if not is_renewable(loop):
+                raise Unsupported(f"the environment cannot be forked: it has a {type(loop).__name__}")
+        known = {connection.sock.fileno(), self.adoption, 0} | descriptors_of(loops)
         self.files = self.open_files(known)
-        flush_output()
+        # What waits to be written to the log; what waits for another file is the copy's, too.
+        flush_output((sys.__stdout__, sys.__stderr__))
         template, state = os.getppid(), random.getstate()
+        timers = {kind: signal.getitimer(kind) for kind in TIMERS}
         # A process without a parent becomes a child of the template, and not of this one.
         set_process_option(PR_SET_CHILD_SUBREAPER, 0)
         try:
@@ -1712,8 +1766,10 @@ class Copying:
                 raise HostError("the process between the original and its copy could not fork")
             return None
         become_child_of(template)
-        # Python reseeds its generator in each child.
+        # Python reseeds its generator in each child, and the kernel stops timers.
         random.setstate(state)
+        for kind, (left, interval) in timers.items():
+            signal.setitimer(kind, left, interval)
         connection.sock.close()
         for loop in loops:
             renew_loop(loop)
@@ -1729,23 +1785,31 @@ class Copying:
 
         threads, started = thread_count(), children()
         if threads > 1:
-            refuse(f"it runs {threads} threads")
+            names = ", ".join(each.name for each in threading.enumerate())
+            refuse(f"it runs {threads} threads ({names})")
         if started:
             numbers = ", ".join(map(str, sorted(started)))
-            refuse(f"it has started processes that still run ({numbers})")
-        if shared_memory() - self.memory:
-            refuse("it shares memory with other processes")
+            refuse(f"it has started processes that it has not waited for ({numbers})")
+        for _, path in sorted(shared_memory() - self.memory):
+            refuse(f"it shares memory with other processes ({path})")
         files = []
-        for descriptor, target in open_descriptors() - self.descriptors:
-            if descriptor in known:
-                continue
+        for descriptor, target in sorted(open_descriptors() - self.descriptors):
             kind = os.fstat(descriptor).st_mode
+            is_log = descriptor in (1, 2) and stat.S_ISSOCK(kind)
+            if descriptor in known or is_log:
+                continue
             if target.endswith(" (deleted)"):
                 refuse(f"it has a deleted file open: {target}")
             elif target.startswith("/") and (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-                files.append(OpenFile(descriptor, target))
+                same = [each for each in files if each.path == target and each.is_same(descriptor)]
+                if same:
+                    same[0].descriptors.append(descriptor)
+                else:
+                    files.append(OpenFile(descriptor, target))
+                    if files[-1].is_database():
+                        refuse(f"it has the SQLite database {target} open; close its connections first")
             elif not stat.S_ISCHR(kind):
-                refuse(f"it has a {target.split(':')[0]} open (descriptor {descriptor})")
+                refuse(f"it has open what two processes cannot share: {target} (descriptor {descriptor})")
         return files
 
     def fork_again(self, worker):
@@ -1765,7 +1829,11 @@ class Copying:
         """Enters the copy's groups, and shows it its folders at the paths of the original's."""
         enter_groups(groups)
         if folders:
-            directory = os.getcwd()
+            try:
+                directory = os.getcwd()
+            except OSError as error:
+                says = f"its working directory is gone: {error}"
+                raise Unsupported(f"the environment cannot be forked: {says}") from None
             mount_folders(folders, self.mounted)
             self.mounted = True
             # By its path, and not as the folder that was there.
@@ -1800,6 +1868,8 @@ class Template:
         for descriptor in (self.adopted, self.adoption):
             os.set_blocking(descriptor, False)
         self.descriptors, self.memory = set(), set()
+        self.loops = []
+        """Event loops that the import has made."""
         self.ended = collections.deque()
         """Threads that ended: the main thread reports them."""
 
@@ -1810,6 +1880,7 @@ class Template:
         self.found = generators()
         self.own = children()
         self.descriptors, self.memory = open_descriptors(), shared_memory()
+        self.loops = [each for each in event_loops() if is_renewable(each)]
         gc.collect()
         gc.freeze()
         return described
@@ -1880,7 +1951,9 @@ class Template:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.connection.sock.close()
-            copying = Copying(self.adoption, self.descriptors, self.memory)
+            for loop in self.loops:
+                renew_loop(loop)
+            copying = Copying(self.adoption, self.descriptors, self.memory, self.loops)
             become_session(self.hosted, self.found, request, copying)
         self.workers[pid] = request["worker"]
 
@@ -1950,9 +2023,9 @@ def end_children(kept):
                 pass
 
 
-def flush_output():
+def flush_output(streams=None):
     """Writes what is buffered, so that no child writes it again; an import may have closed the streams."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams or (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except Exception:

@@ -372,10 +372,11 @@ fn variables(args: &HostArgs) -> anyhow::Result<Vec<(OsString, OsString)>> {
             set(name.trim(), unquoted(value.trim()));
         }
     }
-    for given in &args.variables {
+    for (number, given) in args.variables.iter().enumerate() {
         match given.split_once('=') {
             Some((name, value)) => set(name, value),
-            None => return Err(usage(format!("--env {given}: expected NAME=VALUE"))),
+            // What was given may be a secret.
+            None => return Err(usage(format!("--env number {}: expected NAME=VALUE", number + 1))),
         }
     }
     Ok(variables)

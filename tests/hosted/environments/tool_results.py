@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-from fastmcp import FastMCP
+from fastmcp import Context, FastMCP
 from fastmcp.exceptions import ToolError
 from openenv.core.env_server.mcp_environment import MCPEnvironment
 from openenv.core.env_server.types import Action, Observation, State
@@ -72,6 +72,12 @@ class ToolResults(MCPEnvironment):
         def sleeps(seconds: float) -> str:
             time.sleep(seconds)
             return "slept"
+
+        @mcp.tool
+        async def asks_its_context(key: str, context: Context) -> str:
+            await context.info("asked")
+            await context.set_state(key, "kept")
+            return f"{await context.get_state(key)} {bool(context.session_id)}"
 
         @mcp.tool
         def hides(name: str) -> str:

@@ -26,6 +26,9 @@ impl Suite {
         match (forked, declared) {
             (Ok(_), ForkMode::None) => self.fail("fork is as declared", "it forked, but declares none"),
             (Err(failure), ForkMode::None) => self.refused("a refused fork says why", &failure),
+            (Err(failure), ForkMode::Process) if failure.code == ErrorCode::Unsupported => {
+                self.refused("a refused fork says why", &failure);
+            }
             (Err(failure), _) => self.fail("fork is as declared", failure.to_string()),
             (Ok(forks), _) => {
                 let ids: Vec<&str> = forks.iter().map(|fork| fork.id()).chain([original.id()]).collect();

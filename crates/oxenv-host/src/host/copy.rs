@@ -45,7 +45,10 @@ impl Host {
             return Err(CopyError::Refused("its sessions are not forked processes".to_owned()));
         };
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let place = self.places.copy(number, original.place()).await?;
+        let place = self.places.copy(number, original.place()).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => CopyError::Refused(format!("a folder of its own is gone: {error}")),
+            _ => error.into(),
+        })?;
         let socket = self.places.socket(number)?;
         let mut exit = template.expect(number)?;
         let request = SessionRequest::Copy { worker: number, socket: &socket.path };

@@ -19,7 +19,7 @@ pub(super) fn union(
         _ if !forks => ForkMode::None,
         // Its actions are repeated on a new environment, whose toolsets and workspace are then new as well.
         ForkMode::Replay if !stateless => ForkMode::None,
-        ForkMode::None | ForkMode::Replay | ForkMode::Native => own.fork,
+        ForkMode::None | ForkMode::Replay | ForkMode::Native | ForkMode::Process => own.fork,
         ForkMode::Stateless | ForkMode::Workspace if others.clone().any(copies_state) => ForkMode::Native,
         ForkMode::Stateless | ForkMode::Workspace => ForkMode::Workspace,
     };
@@ -40,7 +40,7 @@ pub(super) fn refuse_unforkable(
             "environment '{name}' is forked by replay, which does not take along what its other tools have \
              done"
         )),
-        ForkMode::Stateless | ForkMode::Workspace | ForkMode::Native => None,
+        ForkMode::Stateless | ForkMode::Workspace | ForkMode::Native | ForkMode::Process => None,
     };
     match own.or_else(|| toolsets.iter().find_map(|mount| refusal(&*mount.toolset))) {
         Some(why) => Err(Failure::unsupported(why)),
@@ -77,6 +77,7 @@ pub(super) fn mode_name(mode: ForkMode) -> &'static str {
         ForkMode::Stateless => "stateless",
         ForkMode::Workspace => "workspace",
         ForkMode::Native => "native",
+        ForkMode::Process => "process",
         ForkMode::Replay => "replay",
         ForkMode::None => "none",
     }
@@ -100,6 +101,10 @@ fn refusal(toolset: &dyn Toolset) -> Option<String> {
              calls repeated; in tools.yaml, say scope: session, or on_fork: stateless if it keeps nothing of \
              a session"
         )),
-        ForkMode::Stateless | ForkMode::Workspace | ForkMode::Native | ForkMode::Replay => None,
+        ForkMode::Stateless
+        | ForkMode::Workspace
+        | ForkMode::Native
+        | ForkMode::Process
+        | ForkMode::Replay => None,
     }
 }
