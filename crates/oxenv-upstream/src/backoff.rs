@@ -1,4 +1,4 @@
-//! [`Backoff`]: the pauses before a server that failed is tried again.
+//! [`Backoff`]: the pauses before a server is started, asked or subscribed to again.
 //!
 //! Invariant: a pause is never shorter than [`Backoff::INITIAL`] nor longer than [`Backoff::MAX`].
 

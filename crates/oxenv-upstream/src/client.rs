@@ -38,6 +38,7 @@ use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Backoff;
 use oxenv_process::secret::Redactor;
 use peer_requests::PeerRequests;
 use questions::{Handler, answer_while};
@@ -53,11 +54,7 @@ pub(crate) use result::tool_result;
 
 /// How long rmcp has to end its part of a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The first pause before a subscription that ended is made again; it doubles.
-const INITIAL_RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(200);
-/// The longest such pause.
-const MAX_RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(30);
-/// After a subscription that lasted this long, the pause is the first again.
+/// After a subscription that lasted this long, the pause before the next is the first again.
 const STEADY_AFTER: Duration = Duration::from_secs(5);
 
 /// How a server is greeted.
@@ -322,7 +319,7 @@ impl Connection {
     /// Ends when there is nothing to subscribe to.
     pub(crate) async fn subscribe(&self) {
         let Some(filter) = self.subscription() else { return };
-        let mut pause = INITIAL_RESUBSCRIBE_PAUSE;
+        let mut backoff = Backoff::default();
         while !self.is_over() {
             let begun = Instant::now();
             match self.peer.listen(filter.clone()).await {
@@ -331,7 +328,7 @@ impl Connection {
                     while let Ok(Some(_)) = subscription.next().await {}
                     // A server that ends each one at once is asked ever less often.
                     if begun.elapsed() >= STEADY_AFTER {
-                        pause = INITIAL_RESUBSCRIBE_PAUSE;
+                        backoff.reset();
                     }
                 }
                 Err(ServiceError::McpError(error)) if error.code == model::ErrorCode::METHOD_NOT_FOUND => {
@@ -339,8 +336,7 @@ impl Connection {
                 }
                 Err(_) => {}
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_RESUBSCRIBE_PAUSE);
+            tokio::time::sleep(backoff.next_pause()).await;
             // Changes meanwhile are not reported.
             self.lists_may_differ();
         }

@@ -16,16 +16,12 @@ use super::SessionContext;
 use super::instance::Instance;
 use super::launch::{LaunchContext, LaunchSpec};
 use super::watchers::WatchedHandles;
+use crate::backoff::Backoff;
 use crate::client::{Lists, UpstreamError};
 use crate::manifest::{Manifest, ToolsetEntry};
 
 /// The pause before a discovery that failed may be tried again.
 const REDISCOVERY_PAUSE: Duration = Duration::from_secs(5);
-
-/// The first pause before an upstream of which the scope is not known is asked again; it doubles.
-const INITIAL_RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// The longest such pause.
-const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 /// What an instance is started for. The two kinds never wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,13 +210,13 @@ impl Upstream {
     /// Asks it what it offers: once, or, where it is not known whether all sessions share it, until that is
     /// known.
     async fn discover_until_known(&self) {
-        let mut pause = INITIAL_RETRY_PAUSE;
+        let mut backoff = Backoff::default();
         loop {
             if let Err(why) = self.discover_once().await {
                 self.failed(&why);
             }
             let again = self.scope().is_none();
-            let due = after(Instant::now(), if again { pause } else { REDISCOVERY_PAUSE });
+            let due = after(Instant::now(), if again { backoff.next_pause() } else { REDISCOVERY_PAUSE });
             // No other task begins to ask meanwhile, so only one asks at any time.
             *self.discovery.lock() = if again { Discovery::Waiting(due) } else { Discovery::Due(Some(due)) };
             self.known.send_modify(|known| known.discoveries += 1);
@@ -228,7 +224,6 @@ impl Upstream {
                 return;
             }
             sleep_until(due).await;
-            pause = (pause * 2).min(MAX_RETRY_PAUSE);
             *self.discovery.lock() = Discovery::Running;
         }
     }
