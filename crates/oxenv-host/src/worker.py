@@ -1871,7 +1871,7 @@ class Template:
         self.loops = []
         """Event loops that the import has made."""
         self.ended = collections.deque()
-        """Threads that ended: the main thread reports them."""
+        """Threads that ended, each with its exit status: the main thread reports them."""
 
     def load(self, request):
         prepare_place(request)
@@ -1900,7 +1900,7 @@ class Template:
                     pass
                 self.reap()
                 while self.ended:
-                    self.exited(self.ended.popleft(), 0, None)
+                    self.exited(*self.ended.popleft(), None)
             if self.connection.sock not in ready:
                 continue
             while True:
@@ -1930,14 +1930,16 @@ class Template:
 
     def serve_session(self, request):
         """The body of a session's thread."""
+        status = 0
         try:
             Session(self.hosted, Connection(connect(request["socket"])), alone=False).serve()
-        except SystemExit:
-            pass
+        except SystemExit as ended:
+            status = exit_status(ended)
         except BaseException:
             traceback.print_exc()
+            status = 1
         finally:
-            self.ended.append(request["worker"])
+            self.ended.append((request["worker"], status))
             os.write(self.woken, b".")
 
     def fork(self, request):
