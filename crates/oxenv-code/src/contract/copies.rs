@@ -12,7 +12,7 @@ const SETUP: &str =
     "import json\nx = [1, {'a': (2, 'é')}]\ny = x[1]\ndef f(n):\n    return n + len(x)\nr = random()";
 /// What shows it.
 const LOOK: &str = "y['b'] = 3\n[f(1), json.dumps(x), r != random(), add(1, 2)]";
-const SHOWN: &str = "[3,\"[1, {\\\"a\\\": [2, \\\"\\\\u00e9\\\"], \\\"b\\\": 3}]\",true,3]";
+const VALUE: &str = "[3,\"[1, {\\\"a\\\": [2, \\\"\\\\u00e9\\\"], \\\"b\\\": 3}]\",true,3]";
 
 impl Suite {
     pub(super) async fn copies(&mut self) {
@@ -44,7 +44,7 @@ impl Suite {
             Ok(fork) => fork,
             Err(failure) => return self.fail(rule, failure.to_string()),
         };
-        self.shows(rule, fork.as_mut(), LOOK, Expected::result(SHOWN)).await;
+        self.shows(rule, fork.as_mut(), LOOK, Expected::result(VALUE)).await;
         self.shows(rule, original, "'b' in y", Expected::result("false")).await;
         let rule = "a fork draws the same random numbers";
         let mut again = match original.fork().await {
@@ -68,7 +68,7 @@ impl Suite {
         for _ in 0..2 {
             let context = CodeContext { seed: SEED + 1, limits: CodeLimits::default() };
             match self.engine.restore(context, &saved).await {
-                Ok(mut restored) => self.shows(rule, restored.as_mut(), LOOK, Expected::result(SHOWN)).await,
+                Ok(mut restored) => self.shows(rule, restored.as_mut(), LOOK, Expected::result(VALUE)).await,
                 Err(failure) => return self.fail(rule, failure.to_string()),
             }
         }
